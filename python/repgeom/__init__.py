@@ -1,0 +1,67 @@
+"""repgeom: the geometry of what happens inside transformer models.
+
+Three ways in: the command line (``repgeom run``), a library (:func:`analyze_model`) and kernels on arrays
+(:class:`Covariance`, :func:`spectrum`). Names are imported when they are first used: ``import repgeom`` loads
+neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from repgeom.analysis import analyze_model as analyze_model
+    from repgeom.capture import capture as capture
+    from repgeom.covariance import Covariance as Covariance
+    from repgeom.covariance import CovarianceBank as CovarianceBank
+    from repgeom.covariance import cpu_instruction_sets as cpu_instruction_sets
+    from repgeom.covariance import cuda_available as cuda_available
+    from repgeom.models import ModelAnatomy as ModelAnatomy
+    from repgeom.models import anatomy as anatomy
+    from repgeom.models import load_model as load_model
+    from repgeom.results import AnalysisResults as AnalysisResults
+    from repgeom.results import load_results as load_results
+    from repgeom.similarity import layer_cosine as layer_cosine
+    from repgeom.similarity import linear_cka as linear_cka
+    from repgeom.similarity import subspace_novelty as subspace_novelty
+    from repgeom.spectrum import Spectrum as Spectrum
+    from repgeom.spectrum import spectrum as spectrum
+    from repgeom.tokens import TokenPolicy as TokenPolicy
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "analyze_model": "analysis",
+    "capture": "capture",
+    "Covariance": "covariance",
+    "CovarianceBank": "covariance",
+    "cpu_instruction_sets": "covariance",
+    "cuda_available": "covariance",
+    "ModelAnatomy": "models",
+    "anatomy": "models",
+    "load_model": "models",
+    "AnalysisResults": "results",
+    "load_results": "results",
+    "layer_cosine": "similarity",
+    "linear_cka": "similarity",
+    "subspace_novelty": "similarity",
+    "Spectrum": "spectrum",
+    "spectrum": "spectrum",
+    "TokenPolicy": "tokens",
+}
+
+__all__ = ["__version__", *sorted(_HOME)]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'repgeom' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"repgeom.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
