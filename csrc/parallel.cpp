@@ -1,0 +1,108 @@
+#include "parallel.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <exception>
+#include <mutex>
+#include <system_error>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#ifdef __linux__
+#include <sched.h>
+#endif
+
+namespace repgeom {
+
+namespace {
+
+int threads_from(const char* variable) {
+    const char* text = std::getenv(variable);
+    return text == nullptr ? 0 : std::atoi(text);
+}
+
+int usable_processors() {
+#ifdef __linux__
+    cpu_set_t set;
+    if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
+#endif
+    return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+}  // namespace
+
+int default_threads() {
+    for (const char* variable : {"REPGEOM_NUM_THREADS", "OMP_NUM_THREADS"})
+        if (const int threads = threads_from(variable); threads > 0) return threads;
+    return usable_processors();
+}
+
+struct ThreadTeam::Shared {
+    std::atomic<int> round{0};
+    std::atomic<int> busy{0};
+    std::atomic<index_t> next{0};
+    bool closing = false;
+    index_t count = 0;
+    const std::function<void(index_t, int)>* work = nullptr;
+    std::mutex mutex;
+    std::exception_ptr error;
+    std::vector<std::thread> workers;
+
+    void drain(int thread) {
+        try {
+            for (index_t task; (task = next.fetch_add(1)) < count;) (*work)(task, thread);
+        } catch (...) {
+            next.store(count);
+            const std::lock_guard lock(mutex);
+            if (!error) error = std::current_exception();
+        }
+    }
+
+    void serve(int thread) {
+        for (int seen = 0;;) {
+            round.wait(seen);
+            seen = round.load();
+            if (closing) return;
+            drain(thread);
+            if (busy.fetch_sub(1) == 1) busy.notify_one();
+        }
+    }
+
+    void start_round() {
+        round.fetch_add(1);
+        round.notify_all();
+    }
+};
+
+ThreadTeam::ThreadTeam(int threads) : shared_(std::make_unique<Shared>()) {
+    require(threads >= 1, "threads must be at least 1", threads);
+    try {
+        for (int thread = 1; thread < threads; ++thread)
+            shared_->workers.emplace_back([shared = shared_.get(), thread] { shared->serve(thread); });
+    } catch (const std::system_error&) {
+        // The system refused another thread: results do not depend on their number, so work with what there is.
+    }
+}
+
+ThreadTeam::~ThreadTeam() {
+    shared_->closing = true;
+    shared_->start_round();
+    for (std::thread& worker : shared_->workers) worker.join();
+}
+
+int ThreadTeam::size() const { return static_cast<int>(shared_->workers.size()) + 1; }
+
+void ThreadTeam::run(index_t count, const std::function<void(index_t, int)>& work) {
+    shared_->count = count;
+    shared_->work = &work;
+    shared_->next.store(0);
+    shared_->busy.store(size() - 1);
+    shared_->start_round();
+    shared_->drain(0);
+    for (int busy; (busy = shared_->busy.load()) != 0;) shared_->busy.wait(busy);
+    if (shared_->error) std::rethrow_exception(std::exchange(shared_->error, nullptr));
+}
+
+}  // namespace repgeom

@@ -1,0 +1,17 @@
+// A table of contents.
+#include <pybind11/pybind11.h>
+
+namespace repgeom::python {
+
+void bind_machine(pybind11::module_& module);
+void bind_random(pybind11::module_& module);
+void bind_covariance(pybind11::module_& module);
+
+}  // namespace repgeom::python
+
+PYBIND11_MODULE(_core, module) {
+    module.doc() = "The native core of repgeom. Private: use the functions of repgeom.";
+    repgeom::python::bind_machine(module);
+    repgeom::python::bind_random(module);
+    repgeom::python::bind_covariance(module);
+}

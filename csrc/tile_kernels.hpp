@@ -1,0 +1,60 @@
+// The micro-kernel family. One template (tile_kernels_impl.hpp) is compiled once per instruction set.
+//
+// A *panel* is `panel` columns of a matrix, one row after the other, zero-padded: element (k, j) of the panel is
+// at panel[k * width + j]. The same panel serves as the left operand (a group of `rows` of its columns) and as
+// the right operand (all of its columns), so that a symmetric product packs its data once.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace repgeom {
+
+using index_t = std::int64_t;
+
+// Rows of a source matrix that go into a panel.
+struct PackSource {
+    const void* data;        // element (0, first column of the panel)
+    index_t row_stride;      // in elements
+    const index_t* rows;     // which rows, or null: 0, 1, 2, ...
+    const double* weights;   // weight of each packed row, or null: 1. Used for the column sums only.
+    index_t n_rows;
+    index_t columns;         // 1..panel
+};
+
+template <typename T>
+using Pack = void (*)(const PackSource& source, const T* shift, T* panel, double* column_sums);
+
+template <typename T>
+struct TileKernels {
+    index_t panel;  // columns of a panel and of a micro-tile
+    index_t rows;   // rows of a micro-tile; divides panel
+
+    // c[r * panel + j] += sum_k a[k * panel + r] * b[k * panel + j]; the sum over k in T, the addition in float64.
+    void (*accumulate)(const T* a, const T* b, index_t k, double* c);
+
+    // panel[k * panel + j] = x[row k][j] - shift[j]; column_sums[j] += weight * (x - shift), summed in float64.
+    Pack<T> pack_float64;  // null where T is float: it would lose digits
+    Pack<T> pack_float32;
+    Pack<T> pack_float16;
+    Pack<T> pack_bfloat16;
+
+    // out[k * panel + j] = weights[k] * panel[k * panel + j]
+    void (*scale_rows)(const T* panel, const double* weights, index_t n_rows, T* out);
+};
+
+struct KernelTable {
+    const char* name;
+    TileKernels<float> float32;
+    TileKernels<double> float64;
+    // Runs `iterations` rounds of independent fp32 multiply-adds in registers; returns the flops done.
+    double (*multiply_add_loop)(index_t iterations);
+};
+
+extern const KernelTable baseline_kernels;
+#if defined(__x86_64__)
+extern const KernelTable avx2_kernels;
+extern const KernelTable avx512_kernels;
+#endif
+
+}  // namespace repgeom

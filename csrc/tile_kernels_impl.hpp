@@ -1,0 +1,164 @@
+// The template behind every kernel table. Included by one translation unit per instruction set, each compiled
+// with its own flags. Everything is in an unnamed namespace and no library header with inline functions is
+// included: an inline function compiled for AVX-512 here could otherwise be the copy that the linker keeps for
+// code that must run anywhere.
+#pragma once
+
+#include "tile_kernels.hpp"
+
+namespace repgeom {
+namespace {
+
+using half_t = std::uint16_t;  // bits of a float16 or bfloat16
+
+inline float bits_to_float(std::uint32_t bits) {
+    float value;
+    __builtin_memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+struct Float64 {
+    using type = double;
+    static double widen(double x) { return x; }
+};
+
+struct Float32 {
+    using type = float;
+    static float widen(float x) { return x; }
+};
+
+struct BFloat16 {
+    using type = half_t;
+    static float widen(half_t x) { return bits_to_float(std::uint32_t{x} << 16); }
+};
+
+struct Float16 {
+    using type = half_t;
+    // Exact, without branches: shift the fields into place, then rescale the exponent by 2^112, which is exact
+    // for normal and subnormal numbers alike. Infinity and NaN get the exponent 255.
+    static float widen(half_t x) {
+        const std::uint32_t magnitude = (std::uint32_t{x} & 0x7fffu) << 13;
+        const float scaled = bits_to_float(magnitude) * 0x1p112f;
+        std::uint32_t bits;
+        __builtin_memcpy(&bits, &scaled, sizeof bits);
+        bits |= magnitude >= 0x0f800000u ? 0x7f800000u : 0u;
+        return bits_to_float(bits | (std::uint32_t{x} & 0x8000u) << 16);
+    }
+};
+
+template <typename T, int Bytes, int Rows, int Vectors>
+struct Tile {
+    typedef T Vector __attribute__((vector_size(Bytes)));
+    static constexpr index_t lanes = Bytes / static_cast<index_t>(sizeof(T));
+    static constexpr index_t panel = lanes * Vectors;
+    static constexpr index_t rows = Rows;
+    static_assert(panel % Rows == 0);
+
+    static Vector load(const T* from) {
+        Vector v;
+        __builtin_memcpy(&v, from, sizeof v);
+        return v;
+    }
+
+    // The inner loop of every kernel. What becomes of a finished tile is the epilogue's affair.
+    template <typename Epilogue>
+    __attribute__((always_inline)) static void multiply(const T* __restrict a, const T* __restrict b, index_t k,
+                                                        const Epilogue& epilogue) {
+        Vector sum[Rows][Vectors] = {};
+        for (index_t i = 0; i < k; ++i, a += panel, b += panel) {
+            Vector right[Vectors];
+#pragma GCC unroll 8
+            for (int v = 0; v < Vectors; ++v) right[v] = load(b + v * lanes);
+#pragma GCC unroll 16
+            for (int r = 0; r < Rows; ++r) {
+                const Vector left = a[r] - Vector{};
+#pragma GCC unroll 8
+                for (int v = 0; v < Vectors; ++v) sum[r][v] += left * right[v];
+            }
+        }
+        epilogue(sum);
+    }
+
+    struct AddToFloat64 {
+        double* __restrict c;
+        void operator()(const Vector (&sum)[Rows][Vectors]) const {
+            T tile[Rows * panel];
+            __builtin_memcpy(tile, sum, sizeof tile);
+            for (index_t i = 0; i < Rows * panel; ++i) c[i] += static_cast<double>(tile[i]);
+        }
+    };
+
+    static void accumulate(const T* a, const T* b, index_t k, double* c) { multiply(a, b, k, AddToFloat64{c}); }
+
+    template <typename Source, bool weighted>
+    static void pack_rows(const PackSource& source, const T* shift, T* __restrict out, double* column_sums) {
+        const auto* data = static_cast<const typename Source::type*>(source.data);
+        double sums[panel] = {};
+        T offset[panel] = {};
+        for (index_t j = 0; j < source.columns; ++j) offset[j] = shift[j];
+        for (index_t i = 0; i < source.n_rows; ++i, out += panel) {
+            const auto* row = data + (source.rows == nullptr ? i : source.rows[i]) * source.row_stride;
+            if (source.columns == panel) {
+                for (index_t j = 0; j < panel; ++j) out[j] = static_cast<T>(Source::widen(row[j])) - offset[j];
+            } else {
+                for (index_t j = 0; j < source.columns; ++j) out[j] = static_cast<T>(Source::widen(row[j])) - offset[j];
+                for (index_t j = source.columns; j < panel; ++j) out[j] = 0;
+            }
+            const double weight = weighted ? source.weights[i] : 1.0;
+            for (index_t j = 0; j < panel; ++j)
+                sums[j] += weighted ? weight * static_cast<double>(out[j]) : static_cast<double>(out[j]);
+        }
+        for (index_t j = 0; j < source.columns; ++j) column_sums[j] += sums[j];
+    }
+
+    template <typename Source>
+    static void pack(const PackSource& source, const T* shift, T* out, double* column_sums) {
+        source.weights == nullptr ? pack_rows<Source, false>(source, shift, out, column_sums)
+                                  : pack_rows<Source, true>(source, shift, out, column_sums);
+    }
+
+    static void scale_rows(const T* in, const double* weights, index_t n_rows, T* __restrict out) {
+        for (index_t i = 0; i < n_rows; ++i)
+            for (index_t j = 0; j < panel; ++j) out[i * panel + j] = static_cast<T>(weights[i]) * in[i * panel + j];
+    }
+
+    static double multiply_add_loop(index_t iterations) {
+        Vector sum[Rows][Vectors];  // all different, or the compiler would keep only one of them
+#pragma GCC unroll 16
+        for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 8
+            for (int v = 0; v < Vectors; ++v) sum[r][v] = Vector{} + static_cast<T>(r * Vectors + v);
+        Vector factor = Vector{} + static_cast<T>(0.5);
+        for (index_t i = 0; i < iterations; ++i) {
+            // Hides the operand from the compiler, which would otherwise move the arithmetic out of the loop.
+            __asm__ volatile("" : "+m"(factor));
+            const Vector f = factor;
+#pragma GCC unroll 16
+            for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 8
+                for (int v = 0; v < Vectors; ++v) sum[r][v] = sum[r][v] * f + f;
+        }
+        Vector total = {};
+#pragma GCC unroll 16
+        for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 8
+            for (int v = 0; v < Vectors; ++v) total += sum[r][v];
+        __asm__ volatile("" : : "m"(total));
+        return 2.0 * static_cast<double>(iterations * Rows * panel);
+    }
+};
+
+template <int Bytes, int Rows, int Vectors>
+constexpr KernelTable make_table(const char* name) {
+    using F = Tile<float, Bytes, Rows, Vectors>;
+    using D = Tile<double, Bytes, Rows, Vectors>;
+    return {name,
+            {F::panel, F::rows, F::accumulate, nullptr, F::template pack<Float32>, F::template pack<Float16>,
+             F::template pack<BFloat16>, F::scale_rows},
+            {D::panel, D::rows, D::accumulate, D::template pack<Float64>, D::template pack<Float32>, D::template pack<Float16>,
+             D::template pack<BFloat16>, D::scale_rows},
+            F::multiply_add_loop};
+}
+
+}  // namespace
+}  // namespace repgeom

@@ -1,0 +1,277 @@
+"""Streaming mean, covariance and cross-covariance: of one layer, or of many layers in one call.
+
+A statistic has three verbs: *add* a batch (``update``), *merge* another, *read* the result. Sums are kept in
+float64 whatever comes in; see ``csrc/covariance.hpp`` for the arithmetic and its sources.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from repgeom import _core
+from repgeom.arrays import Array, Float64Array, kernel_input, weights_input
+
+Weighting: TypeAlias = Literal["frequency", "reliability"]
+
+STATE_VERSION = 1
+
+
+def cpu_instruction_sets() -> list[str]:
+    """Instruction sets whose kernels run on this machine; the last one is used unless another is named."""
+    return _core.instruction_sets()
+
+
+def cuda_available() -> bool:
+    """Whether this build has CUDA kernels and finds a device that runs them."""
+    return _core.cuda_available()
+
+
+def _checked_threads(threads: int | None) -> int:
+    if threads is None:
+        return _core.default_threads()
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1, got {threads}")
+    return threads
+
+
+class Covariance:
+    r"""Streaming covariance of vectors of width ``dim``.
+
+    With weights :math:`w_i` (1 by default) and :math:`W=\sum_i w_i`, after any number of updates
+
+    .. math:: \mu = \frac1W \sum_i w_i x_i, \qquad
+              C = \frac{1}{W - \mathrm{ddof}} \sum_i w_i (x_i - \mu)(x_i - \mu)^\top .
+
+    Products are summed in the data's precision (float32 for 16-bit data) over runs of at most 512 rows, then in
+    float64. Each call shifts its rows where a channel's offset exceeds its spread, so constant or massive channels
+    cost no digits; :meth:`error_bound` says what rounding may amount to. Rows that hold NaN or infinity are left out
+    and counted in :attr:`nonfinite`. The result does not depend on the number of threads, bit for bit.
+
+    Args:
+        dim: Width d of the rows.
+        cross_dim: Width of a second stream y; with it :meth:`update` takes ``cross`` and
+            :meth:`cross_covariance` gives the covariance between x and y.
+        threads: Threads per call; ``None`` takes ``REPGEOM_NUM_THREADS``, ``OMP_NUM_THREADS`` or all processors.
+        instruction_set: One of :func:`cpu_instruction_sets`; ``None`` takes the fastest.
+
+    Raises:
+        ValueError: ``dim`` < 1, ``cross_dim`` < 0, ``threads`` < 1 or an instruction set that does not run here.
+
+    References:
+        Chan, Golub and LeVeque (1979), "Updating formulae and a pairwise algorithm for computing sample variances".
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        cross_dim: int | None = None,
+        threads: int | None = None,
+        instruction_set: str | None = None,
+    ) -> None:
+        self._moments = _core.Moments(dim, cross_dim or 0)
+        self._threads = _checked_threads(threads)
+        self._instruction_set = instruction_set or ""
+        if instruction_set is not None and instruction_set not in cpu_instruction_sets():
+            raise ValueError(f"instruction_set must be one of {cpu_instruction_sets()}, got {instruction_set!r}")
+        self._workspace = _core.Workspace()
+
+    @property
+    def dim(self) -> int:
+        """Width d of the rows."""
+        return self._moments.dim
+
+    @property
+    def cross_dim(self) -> int | None:
+        """Width of the second stream, if there is one."""
+        return self._moments.cross_dim or None
+
+    @property
+    def count(self) -> int:
+        """Rows of positive weight added so far."""
+        return self._moments.count
+
+    @property
+    def nonfinite(self) -> int:
+        """Rows left out because they hold NaN or infinity."""
+        return self._moments.nonfinite
+
+    @property
+    def weight_sum(self) -> float:
+        """Sum of the weights; equal to :attr:`count` without weights."""
+        return self._moments.weight_sum
+
+    @property
+    def mean(self) -> Float64Array:
+        """Mean ``[d]``. Raises ``ValueError`` before the first row."""
+        return self._moments.mean()
+
+    @property
+    def cross_mean(self) -> Float64Array:
+        """Mean of the second stream, ``[cross_dim]``."""
+        return self._moments.mean(cross=True)
+
+    def update(self, x: Array, weights: Array | None = None, *, cross: Array | None = None) -> Covariance:
+        """Adds rows.
+
+        Args:
+            x: ``[n, d]``, rows contiguous; float64, float32, float16 or bfloat16; NumPy, torch or DLPack.
+            weights: ``[n]``, finite and >= 0. A mask is a weight of 0 or 1: rows of weight 0 cost nothing.
+            cross: ``[n, cross_dim]``, the second stream, required with ``cross_dim``.
+
+        Raises:
+            ValueError: A shape, layout or weight that breaks these rules. Nothing has been added then.
+            TypeError: Not an array, or of another type.
+        """
+        _update([self], [x], [] if cross is None else [cross], weights, self._workspace)
+        return self
+
+    def merge(self, other: Covariance) -> Covariance:
+        """Adds what another statistic of the same widths has seen."""
+        self._moments.merge(other._moments)
+        return self
+
+    def covariance(self, ddof: float = 1, *, weighting: Weighting = "frequency") -> Float64Array:
+        """Covariance ``[d, d]``, float64, exactly symmetric.
+
+        Args:
+            ddof: 1 divides by W - 1 (unbiased for frequency weights), 0 by W.
+            weighting: ``"reliability"`` divides by W - ddof * sum(w**2) / W instead.
+
+        Raises:
+            ValueError: Too little weight for ``ddof`` (fewer than two rows, with ``ddof=1``).
+        """
+        return self._moments.covariance(ddof, weighting)
+
+    def cross_covariance(self, ddof: float = 1, *, weighting: Weighting = "frequency") -> Float64Array:
+        """Covariance ``[d, cross_dim]`` between the two streams."""
+        return self._moments.cross_covariance(ddof, weighting)
+
+    def error_bound(self, ddof: float = 1) -> Float64Array:
+        """Scale b ``[d]`` of the rounding error: ``abs(error[i, j]) <= b[i] * b[j]`` for every entry of the covariance.
+
+        Counts the rounding of products and sums in the statistic itself (4 sqrt(k) u for a run of k products, u the unit
+        roundoff; Higham and Mary 2019), not the quantisation of the data before they came here. The bound is
+        probabilistic with a wide margin.
+        """
+        return self._moments.error_scale(ddof)
+
+    def cross_error_bound(self, ddof: float = 1) -> tuple[Float64Array, Float64Array]:
+        """Scales a ``[d]``, b ``[cross_dim]``: ``abs(error[i, j]) <= a[i] * b[j]`` in the cross-covariance."""
+        return self._moments.error_scale(ddof), self._moments.error_scale(ddof, cross=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that :meth:`load_state_dict` needs: numbers and float64 arrays."""
+        return {"version": STATE_VERSION, "dim": self.dim, "cross_dim": self.cross_dim, **self._moments.state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Replaces the statistic by a saved one.
+
+        Raises:
+            ValueError: Another version, another width or a missing entry. The statistic is as before then.
+        """
+        expected = {"version": STATE_VERSION, "dim": self.dim, "cross_dim": self.cross_dim}
+        for key, value in expected.items():
+            if state.get(key, None) != value:
+                raise ValueError(f"state_dict[{key!r}] must be {value}, got {state.get(key, None)}")
+        missing = sorted(set(self._moments.state()) - set(state))
+        if missing:
+            raise ValueError(f"state_dict must have the entries {missing}, got {sorted(state)}")
+        self._moments.restore(dict(state))
+
+    def __repr__(self) -> str:
+        return f"Covariance(dim={self.dim}, cross_dim={self.cross_dim}, count={self.count}, nonfinite={self.nonfinite})"
+
+
+def _update(
+    statistics: list[Covariance],
+    arrays: list[Array],
+    cross: list[Array],
+    weights: Array | None,
+    workspace: _core.Workspace,
+) -> None:
+    first = statistics[0]
+    _core.update_moments(
+        [statistic._moments for statistic in statistics],
+        [kernel_input(array) for array in arrays],
+        [kernel_input(array) for array in cross],
+        weights_input(weights),
+        first._threads,
+        first._instruction_set,
+        512,
+        workspace,
+    )
+
+
+class CovarianceBank(Mapping[str, Covariance]):
+    """Covariances of many layers, updated together: one team of threads, one packing buffer.
+
+    Args:
+        dims: ``{name: width}``.
+        threads: As in :class:`Covariance`.
+        instruction_set: As in :class:`Covariance`.
+    """
+
+    def __init__(
+        self, dims: Mapping[str, int], *, threads: int | None = None, instruction_set: str | None = None
+    ) -> None:
+        if not dims:
+            raise ValueError("a CovarianceBank needs at least one name, got {}")
+        self._statistics = {
+            name: Covariance(dim, threads=threads, instruction_set=instruction_set) for name, dim in dims.items()
+        }
+        self._workspace = _core.Workspace()
+
+    def __getitem__(self, name: str) -> Covariance:
+        return self._statistics[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._statistics)
+
+    def __len__(self) -> int:
+        return len(self._statistics)
+
+    def update(self, arrays: Mapping[str, Array], weights: Array | None = None) -> CovarianceBank:
+        """Adds ``{name: [n, d]}``; names that are missing stay as they are. ``weights`` ``[n]`` holds for all.
+
+        Raises:
+            ValueError: A name that the bank does not have, or what :meth:`Covariance.update` refuses. Nothing has been
+                added then, to any of them.
+        """
+        unknown = sorted(set(arrays) - set(self._statistics))
+        if unknown:
+            raise ValueError(f"names must be among {sorted(self._statistics)}, got {unknown}")
+        if arrays:
+            statistics = [self._statistics[name] for name in arrays]
+            _update(statistics, list(arrays.values()), [], weights, self._workspace)
+        return self
+
+    def merge(self, other: CovarianceBank) -> CovarianceBank:
+        """Adds what another bank of the same names and widths has seen."""
+        if set(other) != set(self):
+            raise ValueError(f"banks must have the same names, got {sorted(self)} and {sorted(other)}")
+        for name, statistic in self._statistics.items():
+            if statistic.dim != other[name].dim:
+                raise ValueError(f"widths of {name!r} must agree, got {statistic.dim} and {other[name].dim}")
+        for name, statistic in self._statistics.items():
+            statistic.merge(other[name])
+        return self
+
+    def state_dict(self) -> dict[str, dict[str, Any]]:
+        """``{name: Covariance.state_dict()}``."""
+        return {name: statistic.state_dict() for name, statistic in self._statistics.items()}
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        """Replaces all statistics by saved ones of the same names."""
+        if set(state) != set(self):
+            raise ValueError(f"state_dict must have the names {sorted(self)}, got {sorted(state)}")
+        for name, statistic in self._statistics.items():
+            statistic.load_state_dict(state[name])
+
+
+def random_bits(seed: int, start: int, count: int, *, stream: int = 0) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    """64 random bits for each index ``start .. start + count - 1``: Philox4x32-10, the same on every machine."""
+    return _core.random_bits(seed, stream, start, count)

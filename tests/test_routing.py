@@ -1,0 +1,106 @@
+"""Router statistics: the peer's numbers, stream = one shot, masks, and the corners."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import reference
+from repgeom.routing import ROUTER_COLUMNS, RouterStatistics
+
+
+def logits() -> np.ndarray:
+    return reference.array("in.spectral.router_logits")
+
+
+def collected(layers: int | list[int] = 3) -> RouterStatistics:
+    statistics = RouterStatistics(layers, 8, 2)
+    for row, layer in enumerate(statistics.layers):
+        for batch in logits()[row]:
+            statistics.add(layer, batch)
+    return statistics
+
+
+def test_frame_matches_the_peer():
+    frame = collected().frame()
+    reference.assert_matches("spectral.router", frame.to_dict("records"))
+    assert tuple(frame.columns) == ROUTER_COLUMNS
+
+
+def test_layers_keep_the_index_that_the_caller_gives():
+    assert collected([2, 7, 9]).frame()["layer"].tolist() == [2, 7, 9]
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 100), max_size=4), st.integers(0, 100))
+def test_stream_and_merge_equal_one_shot(cuts, where):
+    rows = logits()[0].reshape(-1, 8)
+    whole = RouterStatistics([4], 8, 2).add(4, rows)
+    left, right = RouterStatistics([4], 8, 2), RouterStatistics([4], 8, 2)
+    for chunk in np.split(rows[:where], sorted(cuts)):
+        left.add(4, chunk)
+    right.add(4, rows[where:])
+    np.testing.assert_array_equal(left.merge(right).counts, whole.counts)
+
+
+def test_checkpoint_comes_back():
+    state = collected().state_dict()
+    other = RouterStatistics(3, 8, 2)
+    other.load_state_dict(state)
+    np.testing.assert_array_equal(other.add(0, logits()[0]).counts[1:], state["counts"][1:])
+    assert state["counts"].sum() == 600
+    with pytest.raises(ValueError, match="must have the same settings"):
+        RouterStatistics(2, 8, 2).load_state_dict(state)
+
+
+def test_masked_tokens_do_not_count():
+    rows = logits()[0]
+    mask = np.random.default_rng(0).integers(0, 2, size=rows.shape[:-1])
+    want = RouterStatistics(1, 8, 2).add(0, rows[mask == 1])
+    padded = np.where(mask[..., None] == 1, rows, np.nan)
+    np.testing.assert_array_equal(RouterStatistics(1, 8, 2).add(0, padded, mask).counts, want.counts)
+
+
+def test_ties_go_to_the_first_expert():
+    assert RouterStatistics(1, 4, 2).add(0, np.zeros((3, 4))).counts.tolist() == [[3, 3, 0, 0]]
+
+
+def test_corners_have_a_definition():
+    single = RouterStatistics(1, 1, 2).add(0, np.zeros((5, 1))).frame().iloc[0]
+    assert (single["router_entropy"], single["router_entropy_norm"]) == (0, 0)
+    assert (single["load_imbalance"], single["routed_assignments"]) == (1, 5)
+    unseen = RouterStatistics([3], 4, 2).frame().iloc[0]
+    assert (unseen["layer"], unseen["routed_assignments"], unseen["most_used_expert"]) == (3, 0, -1)
+    assert math.isnan(unseen["router_entropy"])
+    assert RouterStatistics([], 4, 2).frame().columns.tolist() == list(ROUTER_COLUMNS)
+    balanced = RouterStatistics(1, 4, 1).add(0, np.eye(4)).frame().iloc[0]
+    assert balanced["router_entropy_norm"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda s: s.add(5, np.zeros((1, 4))), r"layer must be one of \[0, 1\], got 5"),
+        (lambda s: s.add(0, np.zeros((2, 3))), r"logits must be \[..., 4\], got shape \(2, 3\)"),
+        (lambda s: s.add(0, np.zeros((2, 4)), [1]), "one flag for each of 2 tokens, got 1"),
+        (lambda s: s.add(0, np.full((1, 4), np.nan)), "must not be NaN"),
+        (lambda s: s.merge(RouterStatistics(2, 4, 2)), "must have the same settings"),
+        (lambda _: RouterStatistics([1, 1], 4, 2), r"layers must be distinct, got \[1, 1\]"),
+        (lambda _: RouterStatistics(1, 0, 2), "got num_experts=0"),
+    ],
+)
+def test_bad_input_names_the_rule_and_the_value(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(RouterStatistics(2, 4, 1))
+
+
+def test_torch_tensors_come_in():
+    torch = pytest.importorskip("torch")
+    rows = torch.tensor(logits()[0]).bfloat16()
+    want = RouterStatistics(1, 8, 2).add(0, rows.float().numpy())
+    mask = torch.ones(rows.shape[:-1], dtype=torch.bool)
+    np.testing.assert_array_equal(RouterStatistics(1, 8, 2).add(0, rows, mask).counts, want.counts)
