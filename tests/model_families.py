@@ -82,6 +82,11 @@ def _t5() -> nn.Module:
     return tf.T5ForConditionalGeneration(config)
 
 
+def _distilbert() -> nn.Module:
+    config = tf.DistilBertConfig(vocab_size=VOCAB, dim=WIDTH, n_layers=LAYERS, n_heads=4, hidden_dim=48)
+    return tf.DistilBertForMaskedLM(config)
+
+
 def _albert() -> nn.Module:
     config = tf.AlbertConfig(**_BERT, embedding_size=16)
     return tf.AlbertForMaskedLM(config)
@@ -112,6 +117,8 @@ BUILDERS: dict[str, Callable[[], nn.Module]] = {
     "bert_masked": lambda: tf.BertForMaskedLM(tf.BertConfig(**_BERT)),
     "roberta": lambda: tf.RobertaForMaskedLM(tf.RobertaConfig(**_BERT)),
     "albert": _albert,
+    "distilbert": _distilbert,
+    "granite": lambda: tf.GraniteForCausalLM(tf.GraniteConfig(**_LLAMA, logits_scaling=8.0)),
     "t5": _t5,
 }
 
@@ -156,7 +163,9 @@ class Block(nn.Module):
         hidden = hidden_states + scale * torch.tanh(self.mlp(hidden_states))
         if self.output == "dataclass":
             return BlockOutput(None, hidden)
-        return {"tensor": hidden, "tuple": (hidden, None), "dict": {"weights": None, "hidden": hidden}}[self.output]
+        return {"tensor": hidden, "tuple": (hidden, None), "dict": {"weights": None, "hidden": hidden}}[
+            self.output
+        ]
 
 
 @dataclass
@@ -178,7 +187,12 @@ class Custom(nn.Module):
     """
 
     def __init__(
-        self, output: str = "tensor", *, keyword: bool = False, shared: bool = False, sequence_first: bool = False
+        self,
+        output: str = "tensor",
+        *,
+        keyword: bool = False,
+        shared: bool = False,
+        sequence_first: bool = False,
     ) -> None:
         super().__init__()
         self.embed = nn.Embedding(VOCAB, WIDTH)
@@ -196,9 +210,12 @@ class Custom(nn.Module):
             output = block(scale=0.5, hidden_states=hidden) if self.keyword else block(hidden)
             kind = block.output
             hidden = (
-                output[0] if kind == "tuple"
-                else output["hidden"] if kind == "dict"
-                else output.hidden if kind == "dataclass"
+                output[0]
+                if kind == "tuple"
+                else output["hidden"]
+                if kind == "dict"
+                else output.hidden
+                if kind == "dataclass"
                 else output
             )
         hidden = hidden.transpose(0, 1) if self.sequence_first else hidden

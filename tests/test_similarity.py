@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import reference
+from repgeom.checks import PEER
+from repgeom.sample import normalization_ablation, sample_svd_metrics
 from repgeom.similarity import LayerView, layer_cosine, linear_cka, novelty_row, subspace_novelty
-from repgeom.spectrum import PEER, eigenpairs, normalization_ablation, sample_svd_metrics, spectrum
+from repgeom.spectrum import eigenpairs, spectrum
 
 
 def layer(name: str) -> np.ndarray:

@@ -8,6 +8,8 @@ neither torch nor transformers.
 from __future__ import annotations
 
 import importlib
+import sys
+import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -51,7 +53,10 @@ _HOME = {
     "TokenPolicy": "tokens",
 }
 
-__all__ = ["__version__", *sorted(_HOME)]
+__all__ = [  # noqa: PLE0604
+    "__version__",
+    *sorted(_HOME),
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -65,3 +70,14 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+class _Package(types.ModuleType):
+    """Keeps a submodule from hiding the function of the same name (``repgeom.capture``)."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOME and isinstance(value, types.ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -1,7 +1,8 @@
 """The only place where layout, dtype and copies are decided.
 
-Kernels read arrays where they lie: NumPy arrays, torch tensors and anything else with ``__dlpack__``, in float64,
-float32, float16 or bfloat16. Nothing is converted, moved between devices or copied behind the caller's back.
+Kernels read arrays where they lie: NumPy arrays, torch tensors and anything else with ``__dlpack__``, in
+float64, float32, float16 or bfloat16. Nothing is converted, moved between devices or copied behind the
+caller's back.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ def kernel_input(array: Array) -> Array:
     if not is_torch(array):
         return array
     if array.device.type != "cpu":
-        raise ValueError(f"arrays must be in host memory, got a tensor on {array.device}; move it with .cpu()")
+        raise ValueError(
+            f"arrays must be in host memory, got a tensor on {array.device}; move it with .cpu()"
+        )
     return array.detach()
 
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeAlias
 
-import numpy as np
-
 from repgeom import _core
 from repgeom.arrays import Array, Float64Array, kernel_input, weights_input
 
@@ -45,23 +43,27 @@ class Covariance:
     .. math:: \mu = \frac1W \sum_i w_i x_i, \qquad
               C = \frac{1}{W - \mathrm{ddof}} \sum_i w_i (x_i - \mu)(x_i - \mu)^\top .
 
-    Products are summed in the data's precision (float32 for 16-bit data) over runs of at most 512 rows, then in
-    float64. Each call shifts its rows where a channel's offset exceeds its spread, so constant or massive channels
-    cost no digits; :meth:`error_bound` says what rounding may amount to. Rows that hold NaN or infinity are left out
-    and counted in :attr:`nonfinite`. The result does not depend on the number of threads, bit for bit.
+    Products are summed in the data's precision (float32 for 16-bit data) over runs of at most 512 rows, then
+    in float64. Each call shifts its rows where a channel's offset exceeds its spread, so constant or massive
+    channels cost no digits; :meth:`error_bound` says what rounding may amount to. Rows that hold NaN or
+    infinity are left out and counted in :attr:`nonfinite`. The result does not depend on the number of
+    threads, bit for bit.
 
     Args:
         dim: Width d of the rows.
         cross_dim: Width of a second stream y; with it :meth:`update` takes ``cross`` and
             :meth:`cross_covariance` gives the covariance between x and y.
-        threads: Threads per call; ``None`` takes ``REPGEOM_NUM_THREADS``, ``OMP_NUM_THREADS`` or all processors.
+        threads: Threads per call; ``None`` takes ``REPGEOM_NUM_THREADS``, ``OMP_NUM_THREADS`` or all
+            processors.
         instruction_set: One of :func:`cpu_instruction_sets`; ``None`` takes the fastest.
 
     Raises:
-        ValueError: ``dim`` < 1, ``cross_dim`` < 0, ``threads`` < 1 or an instruction set that does not run here.
+        ValueError: ``dim`` < 1, ``cross_dim`` < 0, ``threads`` < 1 or an instruction set that does not run
+            here.
 
     References:
-        Chan, Golub and LeVeque (1979), "Updating formulae and a pairwise algorithm for computing sample variances".
+        Chan, Golub and LeVeque (1979), "Updating formulae and a pairwise algorithm for computing sample
+        variances".
     """
 
     def __init__(
@@ -76,7 +78,9 @@ class Covariance:
         self._threads = _checked_threads(threads)
         self._instruction_set = instruction_set or ""
         if instruction_set is not None and instruction_set not in cpu_instruction_sets():
-            raise ValueError(f"instruction_set must be one of {cpu_instruction_sets()}, got {instruction_set!r}")
+            raise ValueError(
+                f"instruction_set must be one of {cpu_instruction_sets()}, got {instruction_set!r}"
+            )
         self._workspace = _core.Workspace()
 
     @property
@@ -151,21 +155,27 @@ class Covariance:
         return self._moments.cross_covariance(ddof, weighting)
 
     def error_bound(self, ddof: float = 1) -> Float64Array:
-        """Scale b ``[d]`` of the rounding error: ``abs(error[i, j]) <= b[i] * b[j]`` for every entry of the covariance.
+        """Scale b ``[d]`` of the rounding error: ``abs(error[i, j]) <= b[i] * b[j]`` for every entry of the
+        covariance.
 
-        Counts the rounding of products and sums in the statistic itself (4 sqrt(k) u for a run of k products, u the unit
-        roundoff; Higham and Mary 2019), not the quantisation of the data before they came here. The bound is
-        probabilistic with a wide margin.
+        Counts the rounding of products and sums in the statistic itself (4 sqrt(k) u for a run of k products,
+        u the unit roundoff; Higham and Mary 2019), not the quantisation of the data before they came here.
+        The bound is probabilistic with a wide margin.
         """
         return self._moments.error_scale(ddof)
 
     def cross_error_bound(self, ddof: float = 1) -> tuple[Float64Array, Float64Array]:
-        """Scales a ``[d]``, b ``[cross_dim]``: ``abs(error[i, j]) <= a[i] * b[j]`` in the cross-covariance."""
+        """Scales a ``[d]``, b ``[cross_dim]``: ``abs(error[i, j]) <= a[i] * b[j]``, for the second stream."""
         return self._moments.error_scale(ddof), self._moments.error_scale(ddof, cross=True)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that :meth:`load_state_dict` needs: numbers and float64 arrays."""
-        return {"version": STATE_VERSION, "dim": self.dim, "cross_dim": self.cross_dim, **self._moments.state()}
+        return {
+            "version": STATE_VERSION,
+            "dim": self.dim,
+            "cross_dim": self.cross_dim,
+            **self._moments.state(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Replaces the statistic by a saved one.
@@ -183,7 +193,10 @@ class Covariance:
         self._moments.restore(dict(state))
 
     def __repr__(self) -> str:
-        return f"Covariance(dim={self.dim}, cross_dim={self.cross_dim}, count={self.count}, nonfinite={self.nonfinite})"
+        return (
+            f"Covariance(dim={self.dim}, cross_dim={self.cross_dim}, count={self.count}, "
+            f"nonfinite={self.nonfinite})"
+        )
 
 
 def _update(
@@ -221,7 +234,8 @@ class CovarianceBank(Mapping[str, Covariance]):
         if not dims:
             raise ValueError("a CovarianceBank needs at least one name, got {}")
         self._statistics = {
-            name: Covariance(dim, threads=threads, instruction_set=instruction_set) for name, dim in dims.items()
+            name: Covariance(dim, threads=threads, instruction_set=instruction_set)
+            for name, dim in dims.items()
         }
         self._workspace = _core.Workspace()
 
@@ -235,11 +249,12 @@ class CovarianceBank(Mapping[str, Covariance]):
         return len(self._statistics)
 
     def update(self, arrays: Mapping[str, Array], weights: Array | None = None) -> CovarianceBank:
-        """Adds ``{name: [n, d]}``; names that are missing stay as they are. ``weights`` ``[n]`` holds for all.
+        """Adds ``{name: [n, d]}``; names that are missing stay as they are. ``weights`` ``[n]`` holds for
+        all.
 
         Raises:
-            ValueError: A name that the bank does not have, or what :meth:`Covariance.update` refuses. Nothing has been
-                added then, to any of them.
+            ValueError: A name that the bank does not have, or what :meth:`Covariance.update` refuses. Nothing
+                has been added then, to any of them.
         """
         unknown = sorted(set(arrays) - set(self._statistics))
         if unknown:
@@ -270,8 +285,3 @@ class CovarianceBank(Mapping[str, Covariance]):
             raise ValueError(f"state_dict must have the names {sorted(self)}, got {sorted(state)}")
         for name, statistic in self._statistics.items():
             statistic.load_state_dict(state[name])
-
-
-def random_bits(seed: int, start: int, count: int, *, stream: int = 0) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    """64 random bits for each index ``start .. start + count - 1``: Philox4x32-10, the same on every machine."""
-    return _core.random_bits(seed, stream, start, count)

@@ -53,9 +53,11 @@ def same(a: Tensor, b: Tensor) -> bool:
 
 
 def relative_error(a: Tensor, b: Tensor) -> float:
-    """``max|a - b| / max|b|`` in float64; infinite when the shapes differ, NaN when a NaN is met."""
+    """``max|a - b| / max|b|`` in float64; infinite when the shapes differ, NaN for NaN and for no numbers."""
     if a.shape != b.shape:
         return float("inf")
+    if a.numel() == 0:
+        return float("nan")
     wanted = b.double()
     return float((a.to(b.device).double() - wanted).abs().max() / (wanted.abs().max() + 1e-300))
 

@@ -191,7 +191,7 @@ def _readout_through(head: Call, model: nn.Module, calls: list[Call], ends: Ends
         head=Step(head.path, head.module, _dtype(head, h)),
         head_key=key,
         logit_map=logit_map,
-        norm=next(((call.path, call.index) for call, _ in passed if is_norm(call)), None),
+        norm=_norm([call for call, _ in passed]),
     )
     return _verified(readout, h, logits, tol)
 
@@ -218,6 +218,16 @@ def is_norm(call: Call) -> bool:
     if output is None or entered is None or output.shape != entered.shape or same(output, entered):
         return False
     return all(parameter.dim() <= 1 for parameter in call.module.parameters())
+
+
+def _norm(passed: list[Call]) -> tuple[str, int] | None:
+    """Path and call index of the norm before any matrix (dropout and identities may precede it)."""
+    for call in passed:
+        if is_norm(call):
+            return call.path, call.index
+        if any(parameter.dim() > 1 for parameter in call.module.parameters()):
+            return None
+    return None
 
 
 def _walk_back(
@@ -283,7 +293,8 @@ def _candidate_maps(y: Tensor, logits: Tensor, caps: dict[str, float]) -> Iterat
 
 
 def _counted(logits: Tensor) -> Tensor:
-    return logits > torch.finfo(logits.dtype).min / 2
+    # Written so that NaN counts.
+    return ~(logits <= torch.finfo(logits.dtype).min / 2)
 
 
 def _softcaps(model: nn.Module) -> dict[str, float]:

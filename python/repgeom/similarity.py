@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from repgeom.spectrum import FloatArray, as_float64, is_peer
+from repgeom.checks import FloatArray, as_float64, is_peer
 
 _EPS = float(np.finfo(np.float64).eps)
 

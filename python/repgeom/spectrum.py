@@ -9,16 +9,26 @@ included.
 from __future__ import annotations
 
 import dataclasses
-import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from repgeom.checks import PEER, FloatArray, as_float64, is_peer
 
-PEER: Final = "representation-geometry"
+__all__ = [
+    "METRIC_NAMES",
+    "PEER",
+    "FloatArray",
+    "Spectrum",
+    "as_float64",
+    "eigenpairs",
+    "entropy",
+    "is_peer",
+    "metric_from_eigenvalues",
+    "spectrum",
+]
+
 METRIC_NAMES: Final = (
     "d_pr",
     "d_pr_norm",
@@ -32,33 +42,9 @@ METRIC_NAMES: Final = (
     "k95",
     "log_spectrum_slope_10_200",
 )
-VARIANTS: Final = ("raw", "token_l2", "token_rms", "feature_standardized")
 
 _EPS: Final = float(np.finfo(np.float64).eps)
 _MIN_SLOPE_POINTS: Final = 6
-
-
-def is_peer(compat: str | None) -> bool:
-    """Whether the peer's numbers are asked for; any other word than its name is a ``ValueError``."""
-    if compat not in (None, PEER):
-        raise ValueError(f"compat must be None or {PEER!r}, got {compat!r}")
-    return compat is not None
-
-
-def as_float64(x: Any, name: str, ndim: int) -> FloatArray:
-    """``x`` (NumPy, nested lists, torch) as a finite float64 array with ``ndim`` axes, or ``ValueError``."""
-    if hasattr(x, "detach"):
-        x = x.detach().cpu().double().numpy()
-    array = np.asarray(x)
-    if array.dtype.kind not in "fiub":
-        raise ValueError(f"{name} must hold real numbers, got dtype {array.dtype}")
-    if array.ndim != ndim:
-        raise ValueError(f"{name} must have {ndim} axes, got shape {array.shape}")
-    array = array.astype(np.float64, copy=False)
-    if not np.isfinite(array).all():
-        bad = np.argwhere(~np.isfinite(array))[0]
-        raise ValueError(f"{name} must be finite, got {array[tuple(bad)]} at index {tuple(map(int, bad))}")
-    return array
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -246,15 +232,15 @@ def _metrics(lam: FloatArray, rank: int, compat: str | None) -> dict[str, Any]:
     total = float(relative.sum())
     shares = relative / total
     participation = total**2 / float(np.sum(relative**2))
-    entropy = float(np.exp(_entropy(shares)))
+    d_entropy = float(np.exp(entropy(shares)))
     cumulative = np.cumsum(shares)
     # A tie such as 0.9 + 0.1 is decided by the numbers, not by how their sum was rounded.
     slack = 0.0 if peer else 4 * dim * _EPS
     return {
         "d_pr": participation,
         "d_pr_norm": participation / dim,
-        "d_entropy": entropy,
-        "d_entropy_norm": entropy / dim,
+        "d_entropy": d_entropy,
+        "d_entropy_norm": d_entropy / dim,
         "stable_rank": total / float(relative[0]),
         "top1_share": float(shares[0]),
         "top10_share": float(shares[:10].sum()),
@@ -265,7 +251,8 @@ def _metrics(lam: FloatArray, rank: int, compat: str | None) -> dict[str, Any]:
     }
 
 
-def _entropy(shares: FloatArray) -> float:
+def entropy(shares: FloatArray) -> float:
+    """``-sum p ln p`` in nats, with ``0 ln 0 = 0``."""
     positive = shares[shares > 0]
     return float(-np.sum(positive * np.log(positive)))
 
@@ -345,209 +332,3 @@ def eigenpairs(covariance: Any) -> tuple[FloatArray, FloatArray]:
     largest = np.argmax(np.abs(vectors), axis=0)
     signs = np.sign(vectors[largest, np.arange(len(matrix))])
     return np.maximum(values[::-1], 0.0), np.ascontiguousarray((vectors * signs)[:, ::-1])
-
-
-def spectral_standard_errors(
-    sample: Any,
-    mean: Any,
-    eigenvalues: Any,
-    eigenvectors: Any,
-    *,
-    count: int,
-    groups: Any = None,
-    group_size: float | None = None,
-) -> dict[str, float]:
-    """Standard errors of d_pr, d_entropy, stable_rank and top1_share by the infinitesimal jackknife.
-
-    The influence of row x on ``f(lambda)`` is ``sum_i df/dlambda_i ((v_i^T (x - mean))^2 - lambda_i)``; with
-    independent rows the error is ``std(influence) / sqrt(count)``. Rows of one text are not independent: with
-    ``groups`` the variance is inflated by ``1 + (group_size - 1) * icc``, where the intra-class correlation
-    icc >= 0 comes from a one-way analysis of variance of the influences (Efron 1982; Kish 1965).
-
-    Args:
-        sample: ``[m, d]``, rows drawn from the data (all of them, or a random part).
-        mean: ``[d]`` of the full data.
-        eigenvalues: ``[d]`` of the full covariance, descending.
-        eigenvectors: ``[d, d]``, columns in the same order.
-        count: Rows of the full data.
-        groups: ``[m]`` labels (sequence ids) of the sampled rows.
-        group_size: Mean rows per group in the full data (``sum s^2 / sum s`` for uneven sizes); by default
-            that of the sample. The icc has an error of about ``sqrt(2 / (m (m/G - 1)))`` for G groups, and
-            ``group_size`` multiplies it: of 200 texts of 256 tokens, 512 sampled rows give errors that are
-            off by a factor of 3 or more, 4096 rows by 1.4.
-
-    Returns:
-        ``d_pr_se``, ``d_entropy_se``, ``stable_rank_se``, ``top1_share_se``; NaN where no error can be
-        estimated: fewer than two rows or groups, no two rows in one group, no variance. The error of
-            stable_rank and top1_share
-        needs a first eigenvalue apart from the second.
-    """
-    lam = as_float64(eigenvalues, "eigenvalues", 1)
-    projections = _projections(sample, mean, lam, eigenvectors)
-    m = len(projections)
-    if operator.index(count) < m:
-        raise ValueError(f"count must be at least the {m} sampled rows, got {count}")
-    names = ("d_pr_se", "d_entropy_se", "stable_rank_se", "top1_share_se")
-    if m < 2 or lam[0] <= 0:
-        return dict.fromkeys(names, float("nan"))
-    influences = (projections**2 - lam) @ _gradients(lam).T
-    if groups is None:
-        variance = influences.var(axis=0, ddof=1)
-    else:
-        variance = _clustered_variance(influences, np.asarray(groups), group_size)
-    return dict(zip(names, np.sqrt(variance / count).tolist(), strict=True))
-
-
-def _projections(sample: Any, mean: Any, lam: FloatArray, eigenvectors: Any) -> FloatArray:
-    """``[m, d]``: centred rows in the eigenbasis."""
-    x, centre = as_float64(sample, "sample", 2), as_float64(mean, "mean", 1)
-    vectors, d = as_float64(eigenvectors, "eigenvectors", 2), x.shape[1]
-    if d == 0 or not (centre.shape == lam.shape == (d,) and vectors.shape == (d, d)):
-        raise ValueError(
-            f"sample [m, d] needs mean [d], eigenvalues [d] and eigenvectors [d, d], "
-            f"got {x.shape}, {centre.shape}, {lam.shape}, {vectors.shape}"
-        )
-    return np.asarray((x - centre) @ vectors)
-
-
-def _gradients(lam: FloatArray) -> FloatArray:
-    """``[4, d]``: derivatives of d_pr, d_entropy, stable_rank and top1_share by each eigenvalue."""
-    total, squares = lam.sum(), np.sum(lam**2)
-    shares = lam / total
-    entropy = _entropy(shares)
-    # A null direction has no projection either: 0 instead of ln 0.
-    seen = lam > len(lam) * _EPS * lam[0]
-    logs = np.log(np.where(seen, shares, 1.0))
-    first = np.arange(len(lam)) == 0
-    return np.stack(
-        [
-            2 * total / squares - 2 * total**2 * lam / squares**2,
-            np.where(seen, -np.exp(entropy) * (logs + entropy) / total, 0.0),
-            1 / lam[0] - first * total / lam[0] ** 2,
-            first / total - lam[0] / total**2,
-        ]
-    )
-
-
-def _clustered_variance(values: FloatArray, groups: NDArray[Any], group_size: float | None) -> FloatArray:
-    """``[c]``: variance of a row times its design effect, from ``[m, c]`` values and ``[m]`` labels."""
-    m = len(values)
-    if groups.shape != (m,):
-        raise ValueError(f"groups must label each of the {m} rows, got shape {groups.shape}")
-    _, index, sizes = np.unique(groups, return_inverse=True, return_counts=True)
-    size = m / len(sizes) if group_size is None else group_size
-    if not size >= 1:
-        raise ValueError(f"group_size must be >= 1, got {size!r}")
-    if len(sizes) < 2 or len(sizes) == m:
-        return np.full(values.shape[1], np.nan)
-    sums = np.zeros((len(sizes), values.shape[1]))
-    np.add.at(sums, index, values)
-    means = sums / sizes[:, None]
-    within = np.sum((values - means[index]) ** 2, axis=0) / (m - len(sizes))
-    between = (sizes @ (means - values.mean(axis=0)) ** 2) / (len(sizes) - 1)
-    rows_per_group = (m - np.sum(sizes**2) / m) / (len(sizes) - 1)
-    shared = np.maximum(0.0, (between - within) / rows_per_group)
-    return np.asarray(within + shared + (size - 1) * shared)
-
-
-def sample_svd_metrics(
-    x: Any, topk_components: Sequence[int] = (4, 8, 16, 32), compat: str | None = None
-) -> dict[str, float]:
-    """Metrics of a row sample ``[n, d]`` through the singular values s of the column-centred sample.
-
-    ``sv_effective_rank = exp(H(s / sum s))`` (singular values *not* squared, as the peer),
-    ``sv_stable_rank = sum s^2 / s_1^2``, ``sv_participation_ratio = (sum s^2)^2 / sum s^4``, ``ve_k`` = share
-    of the first k of ``s^2``, ``cos_sim_mean`` and ``cos_sim_std`` (ddof 1) over all ordered pairs of
-    different *uncentred* rows (a zero row has cosine 0), and ``sv_entropy_rank = exp(H(s^2 / sum s^2))``,
-    comparable with ``d_entropy``. Singular values count above ``max(n, d) * eps * s_1``; under ``compat``
-    above 1e-10, without ``sv_entropy_rank``. All NaN with fewer than two rows or when all rows are equal.
-
-    Raises:
-        ValueError: NaN, inf or another number of axes.
-    """
-    peer = is_peer(compat)
-    rows = as_float64(x, "x", 2)
-    s = _centred_singular_values(rows, peer)
-    s = s[s > 0]
-    names = ["sv_effective_rank", "sv_stable_rank", "sv_participation_ratio", "cos_sim_mean", "cos_sim_std"]
-    names += [f"ve_{k}" for k in topk_components] + ([] if peer else ["sv_entropy_rank"])
-    if len(rows) < 2 or len(s) == 0:
-        return dict.fromkeys(names, float("nan"))
-    s = s / s[0]
-    energy = s**2 / np.sum(s**2)
-    values = [np.exp(_entropy(s / s.sum())), 1 / energy[0], 1 / np.sum(energy**2), *_cosine_moments(rows)]
-    values += [energy[:k].sum() for k in topk_components] + ([] if peer else [np.exp(_entropy(energy))])
-    return dict(zip(names, map(float, values), strict=True))
-
-
-def _centred_singular_values(rows: FloatArray, peer: bool) -> FloatArray:
-    """``[min(n, d)]`` descending; what is below the cut-off is set to 0."""
-    if min(rows.shape) == 0:
-        return np.zeros(0)
-    s = np.linalg.svd(rows - rows.mean(axis=0), compute_uv=False)
-    # Rounding of the mean leaves about eps * |x| even when all rows are equal.
-    cut = 1e-10 if peer else max(max(rows.shape) * _EPS * s[0], 4 * _EPS * float(np.linalg.norm(rows)))
-    return np.where(s > cut, s, 0.0)
-
-
-def _cosine_moments(rows: FloatArray) -> tuple[float, float]:
-    """Mean and standard deviation (ddof 1) of the cosines of all ordered pairs, in blocks of rows."""
-    n = len(rows)
-    unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    pairs = n * (n - 1)
-    squared_norms = np.sum(unit**2, axis=1)
-    mean = float((np.sum(unit.sum(axis=0) ** 2) - squared_norms.sum()) / pairs)
-    squares = 0.0
-    for start in range(0, n, 256):
-        cosines = unit[start : start + 256] @ unit.T - mean
-        np.fill_diagonal(cosines[:, start:], 0.0)
-        squares += float(np.sum(cosines**2))
-    return mean, float(np.sqrt(squares / (pairs - 1)))
-
-
-def transform_activation(x: Any, variant: str) -> FloatArray:
-    """``[n, d]`` activations, normalised in float64.
-
-    ``raw``: as they are. ``token_l2``: rows over ``max(norm, 1e-12)``. ``token_rms``: rows over
-    ``max(sqrt(mean x^2), 1e-12)``. ``feature_standardized``: columns minus mean, over ``max(std, 1e-12)``
-    with ddof 1; a column that is constant up to rounding becomes 0.
-
-    Raises:
-        ValueError: Another variant, NaN, inf, or ``feature_standardized`` with fewer than two rows.
-    """
-    rows = as_float64(x, "x", 2)
-    if variant == "raw":
-        return rows
-    if variant in ("token_l2", "token_rms"):
-        norms = np.linalg.norm(rows, axis=1, keepdims=True)
-        scale = norms if variant == "token_l2" else norms / np.sqrt(max(1, rows.shape[1]))
-        return np.asarray(rows / np.maximum(scale, 1e-12))
-    if variant != "feature_standardized":
-        raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {variant!r}")
-    if len(rows) < 2:
-        raise ValueError(f"feature_standardized needs at least 2 rows, got {len(rows)}")
-    std = rows.std(axis=0, ddof=1)
-    varies = std > 4 * _EPS * np.abs(rows).max(axis=0)
-    return np.where(varies, (rows - rows.mean(axis=0)) / np.maximum(std, 1e-12), 0.0)
-
-
-def normalization_ablation(
-    x: Any, compat: str | None = None, labels: Mapping[str, Any] | None = None
-) -> list[dict[str, Any]]:
-    """One row per variant of :data:`VARIANTS`: the spectral metrics of the transformed sample ``[n, d]``.
-
-    Eigenvalues are the squared singular values of the centred sample, filled up with zeros to d, so that
-    ``d_pr_norm`` is over d as in the main table (under ``compat``: over ``min(n, d)``). Each row: the eleven
-    metrics, then ``labels`` (model_key, model_label, layer), ``variant``, ``tokens`` (n), ``hidden_dim`` (d).
-    No rows when n < 2.
-    """
-    peer = is_peer(compat)
-    rows = as_float64(x, "x", 2)
-    n, d = rows.shape
-    table = []
-    for variant in VARIANTS if n >= 2 and d else ():
-        lam = _centred_singular_values(transform_activation(rows, variant), peer=False) ** 2
-        lam = lam if peer else np.pad(lam, (0, d - len(lam)))
-        metrics = metric_from_eigenvalues(lam, compat)
-        table.append({**metrics, **(labels or {}), "variant": variant, "tokens": n, "hidden_dim": d})
-    return table

@@ -1,0 +1,282 @@
+"""The main job: one pass over text, statistics of every layer, measurements, results."""
+
+from __future__ import annotations
+
+import copy
+import time
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from repgeom.capture import Activations, capture
+from repgeom.collect import Collector
+from repgeom.interrupts import deferred_interrupt
+from repgeom.measurand import moved_to
+from repgeom.metadata import software
+from repgeom.metrics import Measured, measure
+from repgeom.plan import Plan, eigenproblem_seconds, memory_needed
+from repgeom.prepare import Run, prepare
+from repgeom.probe import evaluating, input_device
+from repgeom.results import AnalysisResults
+from repgeom.tokens import TokenPolicy
+
+
+class RunInterrupted(KeyboardInterrupt):
+    """Ctrl-C ended a run between two batches. What had been seen was measured, and saved if that was asked
+    for.
+
+    Attributes:
+        results: The results of the batches before.
+    """
+
+    def __init__(self, results: AnalysisResults) -> None:
+        saved = (
+            f"saved in {results.artifact_dir}" if results.artifact_dir else "not saved: no save_dir was given"
+        )
+        super().__init__(
+            f"interrupted after {results.metadata['tokens_observed']} tokens; their results are {saved}"
+        )
+        self.results = results
+
+
+def analyze_model(
+    model_name: str | nn.Module | None = None,
+    dataloader: Iterable[Any] | None = None,
+    *,
+    model: nn.Module | None = None,
+    tokenizer: Any = None,
+    text: str | Path | Sequence[str] | None = None,
+    max_tokens: int | None = 100_000,
+    max_length: int = 512,
+    batch_size: int = 8,
+    layers: str | int | Sequence[int] = "all",
+    hook_point: str = "residual_input",
+    metrics: str | Sequence[str] | None = "default",
+    diagnostics: str | Sequence[str] | None = None,
+    sample_limit: int = 512,
+    novelty_k: int = 32,
+    save_mode: str | None = None,
+    save_dir: str | PathLike[str] | None = None,
+    overwrite: bool = False,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype = "auto",
+    device_map: Any = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+    trust_remote_code: bool = False,
+    token_policy: TokenPolicy | None = None,
+    compat: str | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    run_name: str | None = None,
+    tokenizer_name: str | None = None,
+    dataset_name: str | None = None,
+    run_metadata: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> AnalysisResults:
+    """Measures the geometry of the hidden states of every layer of a model.
+
+    Activations go from hooks straight into streaming statistics: nothing is cached beyond a sample of
+    ``sample_limit`` tokens, the language-model head is not run, and the forward stops after the last block
+    that is needed. Only real tokens count. With neither a model nor data, the demo model that ships with
+    repgeom is measured on the demo corpus.
+
+    Args:
+        model_name: Hub id or folder, or a module. Default: the demo model.
+        dataloader: Batches: mappings, tensors or tuples. The alternative to ``text``.
+        model: A module; takes precedence over ``model_name``, which then is its label.
+        tokenizer: For ``text`` with a module; loaded with the model otherwise.
+        text: A string, several strings (documents), or the ``Path`` of a UTF-8 text file. Default: the demo
+            corpus.
+        max_tokens: Tokens that count. Text is cut exactly there; batches of a dataloader are not split, so
+            they may exceed it. None: no limit; 0: empty tables.
+        max_length: Tokens per sequence that text is cut into: how much context a token has.
+        batch_size: Sequences of text per call of the model; does not change the results beyond rounding.
+        layers: ``"all"``, ``"0,3,7"``, ``"0:12:2"``, or indices.
+        hook_point: ``residual_input`` (what enters each block), ``residual_output``, ``module_input:<path>``
+            or ``module_output:<path>``.
+        metrics: Among ``spectrum``, ``sample`` and ``novelty``; ``"default"`` is all of them.
+        diagnostics: ``normalization_ablation``.
+        sample_limit: Tokens whose activations are kept, the same ones in every layer.
+        novelty_k: Leading eigenvectors compared between consecutive layers.
+        save_mode: ``bundle``, ``csv`` or ``json``; default ``bundle`` if ``save_dir`` is given, else nothing
+            is saved.
+        save_dir: Folder of the results; default ``run_name``, else ``repgeom-run``.
+        overwrite: Replace an earlier run in ``save_dir``.
+        device: Where the model runs; a module given here is moved back afterwards.
+        dtype: Precision to load the model in; ``"auto"`` is that of the checkpoint.
+        device_map: Handed to transformers when the model is loaded.
+        model_kwargs: Further arguments for loading.
+        trust_remote_code: Allow code of the checkpoint to run.
+        token_policy: Which positions count; default: real tokens only.
+        compat: ``"representation-geometry"`` reproduces that program's numbers where ours differ on purpose
+            (first tokens as sample, biased CKA, plain slope and cut-offs).
+        seed: Seed of the sample.
+        threads: Threads of the kernels; default: all processors.
+        run_name: Recorded; also the default folder.
+        tokenizer_name: Recorded.
+        dataset_name: Recorded; default: the file name, or what the data are.
+        run_metadata: Recorded.
+        progress: Show a progress bar on standard error.
+
+    Returns:
+        The tables, eigenvalues, arrays and metadata; saved if ``save_dir`` or ``save_mode`` was given.
+
+    Raises:
+        ValueError: An option that breaks its rule, text or batches without tokens, fewer than two tokens, a
+            width that changes between batches.
+        RuntimeError: A site that did not fire.
+        FileExistsError: ``save_dir`` holds another run.
+        RunInterrupted: Ctrl-C; the results so far are in the exception.
+
+    Example:
+        >>> results = repgeom.analyze_model("gpt2", text=["Some text.", "More of it."])
+        >>> results.metrics[["layer", "d_pr", "d_entropy"]]
+    """
+    options = {name: value for name, value in locals().items() if name != "progress"}
+    started = time.perf_counter()
+    run = prepare(**options)
+    interrupted = _collect(run, progress)
+    collector = run.collector
+    if 0 < collector.n_tokens < 2:
+        raise ValueError(f"a covariance needs at least two tokens, got {collector.n_tokens}")
+    with collector.timed("measure"):
+        measured = measure(collector, run.settings)
+    results = _results(run, measured, interrupted, started)
+    if run.save_mode is not None:
+        results.save(save_dir=run.save_dir, save_mode=run.save_mode, overwrite=run.overwrite)
+    if interrupted:
+        raise RunInterrupted(results)
+    return results
+
+
+def plan_analysis(
+    model_name: str | nn.Module | None = None, dataloader: Iterable[Any] | None = None, **options: Any
+) -> Plan:
+    """What :func:`analyze_model` with the same arguments would do and cost; runs and times one batch.
+
+    Args:
+        model_name: As in :func:`analyze_model`.
+        dataloader: As in :func:`analyze_model`; one batch is drawn from it.
+        **options: Those of :func:`analyze_model`, ``progress`` apart.
+
+    Returns:
+        The plan; print it.
+    """
+    run = prepare(model_name, dataloader, **options)
+    first = run.source.peek()
+    positions = run.source.largest_batch
+    collector = copy.deepcopy(run.collector)
+    seconds: dict[str, float] = {}
+    if first is not None:
+        start = time.perf_counter()
+        with evaluating(run.measurand.model), _capturing(run, collector) as activations:
+            collector.begin(first)
+            activations.run(*first.args, **first.kwargs, **run.forward)
+        elapsed = time.perf_counter() - start
+        share = (run.source.n_positions or positions) / max(1, first.n_tokens + first.n_padding)
+        seconds["forward and statistics"] = elapsed * share
+    widths = tuple(layer.width or 0 for layer in collector.layers.values())
+    seconds["measurements"] = eigenproblem_seconds(widths)
+    return Plan(
+        model=f"{run.settings.model_label} ({run.metadata['model_class']})",
+        sites=tuple(collector.layers),
+        widths=widths,
+        data=run.source.name,
+        n_tokens=run.source.n_tokens,
+        n_sequences=run.source.n_sequences,
+        n_batches=run.source.n_batches,
+        largest_batch=positions,
+        blocks_run=run.measurand.blocks_run,
+        memory=memory_needed(widths, run.collector.sample.limit, positions),
+        seconds=seconds,
+        out=str(run.save_dir) if run.save_mode else None,
+    )
+
+
+def _capturing(run: Run, collector: Collector) -> Any:
+    measurand = run.measurand
+    sites = list(collector.layers)
+    return capture(measurand.model, sites, on_activation=collector.add, anatomy=measurand.anatomy)
+
+
+def _collect(run: Run, progress: bool) -> bool:
+    """Runs the batches; whether Ctrl-C ended it early."""
+    model, collector = run.measurand.model, run.collector
+    device = input_device(model)
+    bar = tqdm(total=run.source.n_tokens, unit="tok", unit_scale=True, disable=not progress, desc="measuring")
+    announce = lambda: bar.write("Ctrl-C: stopping after this batch (again to stop at once)")  # noqa: E731
+    with (
+        evaluating(model),
+        moved_to(model, run.measurand.device) if run.measurand.device else nullcontext(),
+        _capturing(run, collector) as activations,
+        deferred_interrupt(announce) as interrupted,
+        bar,
+    ):
+        for batch in run.source.batches():
+            _run_batch(activations, collector, batch.to(device), run.forward)
+            bar.update(collector.n_tokens - bar.n)
+            if interrupted():
+                return True
+    return False
+
+
+def _run_batch(activations: Activations, collector: Collector, batch: Any, forward: dict[str, Any]) -> None:
+    before = collector.seconds["covariance"] + collector.seconds["sample"]
+    start = time.perf_counter()
+    collector.begin(batch)
+    activations.run(*batch.args, **batch.kwargs, **forward)
+    inside = collector.seconds["covariance"] + collector.seconds["sample"] - before
+    collector.seconds["forward"] += time.perf_counter() - start - inside
+
+
+def _results(run: Run, measured: Measured, interrupted: bool, started: float) -> AnalysisResults:
+    collector = run.collector
+    notes = _warnings(run, interrupted)
+    metadata = {
+        **run.metadata,
+        "tokens_observed": collector.n_tokens,
+        "padding_observed": collector.n_padding,
+        "batches_observed": collector.n_batches,
+        "num_blocks": run.measurand.num_blocks,
+        "layers": [layer.layer for layer in collector.layers.values()],
+        "hook_targets": run.measurand.targets,
+        "sites": list(collector.layers),
+        "input_device": str(input_device(run.measurand.model)),
+        "interrupted": interrupted,
+        "warnings": notes,
+        "software": software(),
+        "runtime_sec": time.perf_counter() - started,
+        "seconds": dict(collector.seconds),
+    }
+    for note in notes:
+        warnings.warn(note, RuntimeWarning, stacklevel=3)
+    return AnalysisResults(
+        metrics=pd.DataFrame(measured.metrics),
+        novelty=pd.DataFrame(measured.novelty),
+        diagnostics=measured.diagnostics(),
+        eigenvalues=measured.eigenvalues,
+        arrays=measured.arrays,
+        metadata=metadata,
+    )
+
+
+def _warnings(run: Run, interrupted: bool) -> list[str]:
+    notes = []
+    for layer in run.collector.layers.values():
+        left_out = 0 if layer.covariance is None else layer.covariance.nonfinite
+        if left_out:
+            notes.append(
+                f"{layer.site}: {left_out} of {run.collector.n_tokens} tokens "
+                "hold NaN or infinity and were left out"
+            )
+    if interrupted:
+        notes.append(f"interrupted after {run.collector.n_tokens} tokens")
+    return notes

@@ -1,0 +1,101 @@
+"""What a run will do and cost, before it starts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+BYTES = {"float64": 8, "float32": 4}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The plan of a run.
+
+    Attributes:
+        model: Label and class of the model.
+        sites: Where activations are read.
+        widths: Width of each site.
+        data: Name of the text or dataloader.
+        n_tokens: Tokens that will count; None when a dataloader does not say.
+        n_sequences: Sequences; None when unknown.
+        n_batches: Calls of the model; None when unknown.
+        largest_batch: Positions of the largest batch seen so far, padding included.
+        blocks_run: Blocks that a forward executes, of how many.
+        memory: Bytes by purpose, the model's own apart.
+        seconds: Estimated seconds by activity; empty when not estimated.
+        out: Folder of the results, or None.
+    """
+
+    model: str
+    sites: tuple[str, ...]
+    widths: tuple[int, ...]
+    data: str
+    n_tokens: int | None
+    n_sequences: int | None
+    n_batches: int | None
+    largest_batch: int
+    blocks_run: str
+    memory: dict[str, int]
+    seconds: dict[str, float]
+    out: str | None
+
+    def __str__(self) -> str:
+        total = sum(self.memory.values())
+        lines = [
+            f"model        {self.model}",
+            f"sites        {_shortened(self.sites)}, width {', '.join(map(str, sorted(set(self.widths))))}",
+            f"blocks run   {self.blocks_run}, no language-model head" if self.blocks_run else "",
+            f"data         {self.data}",
+            f"tokens       {_or_unknown(self.n_tokens)} in {_or_unknown(self.n_sequences)} sequences, "
+            f"{_or_unknown(self.n_batches)} batches of at most {self.largest_batch:,} positions",
+            f"memory       {_megabytes(total)} beside the model: "
+            + ", ".join(f"{name} {_megabytes(size)}" for name, size in self.memory.items()),
+        ]
+        if self.seconds:
+            parts = ", ".join(f"{name} {_duration(value)}" for name, value in self.seconds.items())
+            lines.append(
+                f"time         about {_duration(sum(self.seconds.values()))}: {parts} (one batch was timed)"
+            )
+        lines.append(f"results      {self.out or 'not saved'}")
+        return "\n".join(line for line in lines if line)
+
+
+def memory_needed(widths: Sequence[int], sample_limit: int, positions: int) -> dict[str, int]:
+    """Bytes that the statistics, the sample, one packed batch and the eigenproblem of one layer take."""
+    widest = max(widths, default=0)
+    return {
+        "statistics": sum(width * (width + 1) // 2 * BYTES["float64"] for width in widths),
+        "sample": sum(widths) * sample_limit * BYTES["float32"],
+        "one batch": positions * widest * BYTES["float32"],
+        "eigenproblem": 4 * widest * widest * BYTES["float64"],
+    }
+
+
+def eigenproblem_seconds(widths: Sequence[int]) -> float:
+    """Estimated seconds for the eigenproblems of all layers, from a small one and the cubic law."""
+    probe = 192
+    matrix = np.random.default_rng(0).standard_normal((probe, probe))
+    start = time.perf_counter()
+    np.linalg.eigh(matrix @ matrix.T)
+    rate = (time.perf_counter() - start) / probe**3
+    return float(sum(rate * float(width) ** 3 for width in widths))
+
+
+def _shortened(sites: tuple[str, ...]) -> str:
+    return ", ".join(sites) if len(sites) <= 4 else f"{sites[0]}, {sites[1]} ... {sites[-1]} ({len(sites)})"
+
+
+def _or_unknown(number: int | None) -> str:
+    return "an unknown number of" if number is None else f"{number:,}"
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB"
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.1f} s" if seconds < 90 else f"{seconds / 60:.1f} min"
