@@ -1,4 +1,4 @@
-"""One Hypothesis profile for all tests: the same examples every time, and no deadline (machines are shared)."""
+"""One Hypothesis profile: the same examples every time and no deadline (machines are shared)."""
 
 from hypothesis import settings
 

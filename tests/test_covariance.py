@@ -184,7 +184,7 @@ def test_several_runs_and_chunks(kind: str):
 
 
 def test_a_batch_larger_than_the_workspace():
-    x = np.random.default_rng(0).normal(size=(100_000, 3)) + [0, 50, 1e6]
+    x = np.random.default_rng(0).normal(size=(100_000, 3)) + np.array([0, 50, 1e6])
     state_size = 100_000 * 24 * 8
     assert state_size > 1 << 24, "or it fits into one chunk"
     assert_right(rg.Covariance(3).update(x), x)
@@ -400,7 +400,7 @@ def test_the_covariance_of_1024_whole_rows_is_exact(kind: str, instruction_set: 
 
 
 def drifting_whole_numbers() -> np.ndarray:
-    """First the constant 127, then -127 and 0 to 3, in halves: far from the first shift, but within four spreads."""
+    """First the constant 127, then -127 and 0 to 3 in halves: far from 127, but within four spreads of it."""
     rng = np.random.default_rng(0)
     later = np.where(rng.random((1024, 9)) < 0.5, -127, rng.integers(0, 4, size=(1024, 9)))
     return np.concatenate([np.full((600, 9), 127.0), later])
@@ -484,7 +484,7 @@ def test_an_outlier_comes_first(kind: str, sizes: list[int]):
     statistic = in_batches(x, sizes)
     assert_right(statistic, x)
     statistic.update(x[1:])
-    assert_right(statistic, np.concatenate([oracles.as_numpy(x), oracles.as_numpy(x[1:])]).astype(np.float32))
+    assert_right(statistic, x[[*range(2000), *range(1, 2000)]])
 
 
 @pytest.mark.parametrize("kind", ["numpy float64", "numpy float32"])
@@ -515,8 +515,7 @@ def test_whole_weights_are_repeated_rows(kind: str):
     x = KINDS[kind](normal_data()[:700, :48])
     weights = np.random.default_rng(10).integers(0, 4, size=700)
     statistic = rg.Covariance(48).update(x, weights)
-    repeated = np.repeat(oracles.as_numpy(x), weights, axis=0).astype(np.float32)
-    assert_right(statistic, repeated if kind != "numpy float64" else repeated.astype(np.float64))
+    assert_right(statistic, x[np.repeat(np.arange(700), weights)])
 
 
 @kinds
@@ -721,8 +720,8 @@ def test_cross_covariance(instruction_set: str, kind_x: str, kind_y: str, dims: 
 
 def test_cross_covariance_with_weights_offsets_and_merges():
     rng = np.random.default_rng(15)
-    x = (rng.normal(size=(900, 5)) + [0, 1e5, 0, 0, 0]).astype(np.float32)
-    y = (x[:, [1, 3]] * 0.5 + rng.normal(size=(900, 2)) + [0, -1e4]).astype(np.float32)
+    x = (rng.normal(size=(900, 5)) + np.array([0, 1e5, 0, 0, 0])).astype(np.float32)
+    y = (x[:, [1, 3]] * 0.5 + rng.normal(size=(900, 2)) + np.array([0, -1e4])).astype(np.float32)
     weights = rng.integers(0, 3, size=900) * 0.5
     parts = [rg.Covariance(5, cross_dim=2) for _ in range(3)]
     for part, rows in zip(parts, (slice(0, 1), slice(1, 300), slice(300, 900)), strict=True):
@@ -1072,7 +1071,7 @@ def test_bad_states_of_a_bank_change_none_of_its_members():
 
 
 def test_a_bank_without_names_is_refused():
-    with pytest.raises(ValueError, match="a CovarianceBank needs at least one name, got {}"):
+    with pytest.raises(ValueError, match=r"^a CovarianceBank needs at least one name, got {}$"):
         rg.CovarianceBank({})
 
 

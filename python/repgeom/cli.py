@@ -1,0 +1,185 @@
+"""The command line: parse, call, print. Heavy libraries are imported when a command needs them."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from repgeom.results import AnalysisResults
+
+RUN_EXAMPLES = """
+Examples:
+
+  repgeom run                                        the demo model on the demo corpus
+
+  repgeom run gpt2 --text book.txt --max-tokens 50000
+
+  repgeom run ./my-model --layers 0:12:2 --hook-point residual_output --out runs/mine
+
+  repgeom run gpt2 --dry-run                         what it would do, and what that costs
+"""
+
+EXIT_INCOMPLETE = 3
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="repgeom",
+    help="The geometry of what happens inside transformer models. Try: repgeom run",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        import repgeom
+
+        typer.echo(f"repgeom {repgeom.__version__}")
+        raise typer.Exit
+
+
+@contextmanager
+def _one_sentence() -> Iterator[None]:
+    """Bad input ends with one sentence and exit code 1; anything else is a bug and keeps its traceback."""
+    try:
+        yield
+    except (
+        ValueError,
+        RuntimeError,
+        FileNotFoundError,
+        FileExistsError,
+        PermissionError,
+        NotADirectoryError,
+    ) as error:
+        typer.echo(f"repgeom: error: {error}", err=True)
+        raise typer.Exit(1) from None
+
+
+@app.command(epilog=RUN_EXAMPLES)
+def run(
+    model: Annotated[str | None, typer.Argument(help="Hub id or folder; default: the demo model.")] = None,
+    text: Annotated[Path | None, typer.Option(help="UTF-8 text file, or .jsonl with a 'text' field.")] = None,
+    layers: Annotated[str, typer.Option(help="all, 0,3,7 or 0:12:2.")] = "all",
+    metrics: Annotated[str, typer.Option(help="default, or some of spectrum,sample,novelty.")] = "default",
+    diagnostics: Annotated[str, typer.Option(help="normalization_ablation.")] = "",
+    hook_point: Annotated[
+        str,
+        typer.Option(help="residual_input, residual_output, module_input:PATH or module_output:PATH."),
+    ] = "residual_input",
+    max_tokens: Annotated[int, typer.Option(help="Tokens that count.")] = 100_000,
+    max_length: Annotated[int, typer.Option(help="Tokens per sequence.")] = 512,
+    batch_size: Annotated[int, typer.Option(help="Sequences per call of the model.")] = 8,
+    sample_limit: Annotated[int, typer.Option(help="Tokens whose activations are kept.")] = 512,
+    novelty_k: Annotated[int, typer.Option(help="Eigenvectors compared between layers.")] = 32,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the results; default: a new one in repgeom-runs.")
+    ] = None,
+    save_mode: Annotated[str, typer.Option(help="bundle, csv or json.")] = "bundle",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in --out.")] = False,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1; default: cuda if there is one.")
+    ] = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Seed of the token sample.")] = 0,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of the kernels; default: all processors.")
+    ] = None,
+    compat: Annotated[
+        str | None, typer.Option(help="representation-geometry: that program's numbers where ours differ.")
+    ] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Let code of the checkpoint run.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan, with memory and time, and stop.")
+    ] = False,
+    progress: Annotated[bool, typer.Option(help="Show a progress bar.")] = True,
+) -> None:
+    """Measure the geometry of the hidden states of every layer, print a table and save the results."""
+    with _one_sentence():
+        from repgeom.analysis import RunInterrupted, analyze_model, plan_analysis
+
+        options: dict[str, Any] = {
+            "text": text,
+            "layers": layers,
+            "metrics": metrics,
+            "diagnostics": diagnostics or None,
+            "hook_point": hook_point,
+            "max_tokens": max_tokens,
+            "max_length": max_length,
+            "batch_size": batch_size,
+            "sample_limit": sample_limit,
+            "novelty_k": novelty_k,
+            "save_dir": out or _fresh_folder(model),
+            "save_mode": save_mode,
+            "overwrite": overwrite,
+            "device": device,
+            "dtype": dtype,
+            "seed": seed,
+            "threads": threads,
+            "compat": compat,
+            "trust_remote_code": trust_remote_code,
+        }
+        if dry_run:
+            typer.echo(plan_analysis(model, **options))
+            return
+        try:
+            results = analyze_model(model, progress=progress, **options)
+        except RunInterrupted as interrupt:
+            _show(interrupt.results)
+            typer.echo(f"repgeom: {interrupt}", err=True)
+            raise typer.Exit(EXIT_INTERRUPTED) from None
+    _show(results)
+    if _incomplete(results):
+        raise typer.Exit(EXIT_INCOMPLETE)
+
+
+@app.command()
+def sites(
+    model: Annotated[str | None, typer.Argument(help="Hub id or folder; default: the demo model.")] = None,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Let code of the checkpoint run.")
+    ] = False,
+) -> None:
+    """Show where a model keeps its residual stream, and whether its logits were reproduced from it."""
+    with _one_sentence():
+        from repgeom.anatomy import anatomy
+        from repgeom.models import load_model
+
+        loaded, _ = load_model(model, trust_remote_code=trust_remote_code)
+        typer.echo(anatomy(loaded))
+
+
+def _fresh_folder(model: str | None) -> Path:
+    """A folder that does not exist yet: a run never touches an earlier one."""
+    name = Path(model).name.lower() if model else "demo"
+    root, number = Path("repgeom-runs"), 1
+    while (folder := root / f"{name}-{number}").exists():
+        number += 1
+    return folder
+
+
+def _incomplete(results: AnalysisResults) -> bool:
+    return bool(results.metadata["warnings"]) or results.metrics.empty
+
+
+def _show(results: AnalysisResults) -> None:
+    from repgeom.summary import summary
+
+    summary(results, sys.stdout)
+
+
+def main() -> None:
+    """Entry point of the ``repgeom`` command."""
+    app()
