@@ -28,6 +28,13 @@ std::vector<double> difference(const std::vector<double>& a, const std::vector<d
     return out;
 }
 
+// The diagonal bounds every other entry.
+void require_finite(const Side& side) {
+    const auto finite = [](double square) { return std::isfinite(square); };
+    require(std::all_of(side.square.begin(), side.square.end(), finite),
+            "second moments must be finite in float64", "an overflow");
+}
+
 bool any_nonzero(const std::vector<double>& values) {
     return std::any_of(values.begin(), values.end(), [](double v) { return v != 0; });
 }
@@ -80,6 +87,7 @@ void Moments::mean(const Side& side, double* out) const {
 }
 
 void Moments::covariance(double denominator, double* out) const {
+    require_finite(x);
     for (index_t i = 0; i < x.dim; ++i) {
         const double* row = second.data() + triangle(i);
         const double mean_i = x.sum[i] / weight_sum;
@@ -93,6 +101,8 @@ void Moments::covariance(double denominator, double* out) const {
 
 void Moments::cross_covariance(double denominator, double* out) const {
     require(cross.dim > 0, "a cross-covariance needs cross_dim >= 1", cross.dim);
+    require_finite(x);
+    require_finite(cross);
     for (index_t i = 0; i < x.dim; ++i) {
         const double mean_i = x.sum[i] / weight_sum;
         for (index_t j = 0; j < cross.dim; ++j) {
@@ -118,7 +128,8 @@ void require_same_dims(const Moments& a, const Moments& b) {
 }
 
 // S2 += w-weighted rank-two correction that moves sums about s + delta to sums about s.
-void shift_second(std::vector<double>& second, const Side& x, const std::vector<double>& delta, double weight) {
+void shift_second(std::vector<double>& second, const Side& x, const std::vector<double>& delta,
+                  double weight) {
     for (index_t i = 0; i < x.dim; ++i) {
         double* row = second.data() + triangle(i);
         const double sum_i = x.sum[i] + weight * delta[i];
@@ -127,7 +138,8 @@ void shift_second(std::vector<double>& second, const Side& x, const std::vector<
 }
 
 void shift_cross_second(std::vector<double>& second, const Side& x, const Side& y,
-                        const std::vector<double>& delta_x, const std::vector<double>& delta_y, double weight) {
+                        const std::vector<double>& delta_x, const std::vector<double>& delta_y,
+                        double weight) {
     for (index_t i = 0; i < x.dim; ++i) {
         double* row = second.data() + i * y.dim;
         const double sum_i = x.sum[i] + weight * delta_x[i];

@@ -1,10 +1,11 @@
 // Streaming mean, covariance and cross-covariance of one or of many layers at once.
 //
-// Kept per layer, about a shift s: W = sum w, S1 = sum w (x - s), S2 = sum w (x - s)(x - s)^T in float64, with
+// Kept per layer, about a shift s: W = sum w, S1 = sum w (x - s), S2 = sum w (x - s)(x - s)^T in float64,
+// with
 //   mean = s + S1 / W,   covariance = (S2 - S1 S1^T / W) / denominator.
-// Merging and re-shifting: Chan, Golub, LeVeque (1979); weights: Schubert, Gertz (SSDBM 2018). Every call shifts
-// its own rows by a rounded median where a channel's offset exceeds its spread, so that a constant or massive
-// channel costs no digits; the sums are moved to the common shift in float64.
+// Merging and re-shifting: Chan, Golub, LeVeque (1979); weights: Schubert, Gertz (SSDBM 2018). Every call
+// shifts its own rows by a rounded median where a channel's offset exceeds its spread, so that a constant or
+// massive channel costs no digits; the sums are moved to the common shift in float64.
 #pragma once
 
 #include <memory>
@@ -33,10 +34,10 @@ struct Moments {
     explicit Moments(index_t dim, index_t cross_dim = 0);
 
     Side x;
-    Side cross;                        // dim 0 without a cross-covariance
-    index_t count = 0;                 // rows of positive weight
-    index_t nonfinite = 0;             // rows left out because they hold NaN or infinity
-    index_t recentred = 0;             // count at the last look at the shift
+    Side cross;             // dim 0 without a cross-covariance
+    index_t count = 0;      // rows of positive weight
+    index_t nonfinite = 0;  // rows left out because they hold NaN or infinity
+    index_t recentred = 0;  // count at the last look at the shift
     double weight_sum = 0;
     double weight_square_sum = 0;
     std::vector<double> second;        // S2, lower triangle by rows: (i, j) at i (i + 1) / 2 + j
@@ -60,8 +61,8 @@ struct Moments {
 
 struct Batch {
     MatrixView x;
-    MatrixView cross;                   // rows 0 without a cross-covariance
-    const double* weights = nullptr;    // one per row, finite and >= 0; null: 1
+    MatrixView cross;                 // rows 0 without a cross-covariance
+    const double* weights = nullptr;  // one per row, finite and >= 0; null: 1
 };
 
 // Memory that survives from call to call: fresh pages cost more than the arithmetic on them.
@@ -82,11 +83,11 @@ struct UpdateOptions {
     int threads = 1;
     const KernelTable* kernels = nullptr;
     index_t run = 512;                      // rows summed in the data's precision before float64 takes over
-    std::size_t workspace_bytes = 1 << 24;  // wish, not a limit: at least one run of one layer is packed
+    std::size_t workspace_bytes = 1 << 22;  // wish, not a limit: at least one run of one layer is packed
 };
 
-// `centre` rounded to a power of two not above `spread` and to float32: close enough to the centre, exact in every
-// input type, and whole for data of whole numbers, whose sums so stay exact.
+// `centre` rounded to a power of two not above `spread` and to float32: close enough to the centre, exact in
+// every input type, and whole for data of whole numbers, whose sums so stay exact.
 double rounded_shift(double centre, double spread);
 
 // Adds batch i to moments i, for all i, with one team of threads. Rows with NaN or infinity are left out and

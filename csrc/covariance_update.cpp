@@ -1,6 +1,6 @@
-// The update of covariance.hpp, in chunks of rows. Per chunk: (1) copy the rows into panels, shifted and with their
-// column sums; (2) multiply tile by tile, each tile of the result owned by one task, so that no result depends on
-// the number of threads; (3) add the column sums.
+// The update of covariance.hpp, in chunks of rows. Per chunk: (1) copy the rows into panels, shifted and with
+// their column sums; (2) multiply tile by tile, each tile of the result owned by one task, so that no result
+// depends on the number of threads; (3) add the column sums.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -22,19 +22,17 @@ const TileKernels<T>& tile_kernels(const KernelTable& table) {
         return table.float64;
 }
 
-index_t element_size(Dtype dtype) { return dtype == Dtype::float64 ? 8 : dtype == Dtype::float32 ? 4 : 2; }
-
-const std::byte* address(const MatrixView& view, index_t row, index_t column) {
-    return static_cast<const std::byte*>(view.data) + (row * view.row_stride + column) * element_size(view.dtype);
-}
-
 template <typename T>
 Pack<T> pack_function(const TileKernels<T>& kernels, Dtype dtype) {
     switch (dtype) {
-        case Dtype::float64: return kernels.pack_float64;
-        case Dtype::float32: return kernels.pack_float32;
-        case Dtype::float16: return kernels.pack_float16;
-        case Dtype::bfloat16: return kernels.pack_bfloat16;
+        case Dtype::float64:
+            return kernels.pack_float64;
+        case Dtype::float32:
+            return kernels.pack_float32;
+        case Dtype::float16:
+            return kernels.pack_float16;
+        case Dtype::bfloat16:
+            return kernels.pack_bfloat16;
     }
     return nullptr;
 }
@@ -44,13 +42,13 @@ template <typename T>
 struct Operand {
     MatrixView view;
     Side* side = nullptr;
-    std::vector<T> shift;        // of this call
-    std::vector<double> delta;   // shift - side->shift
-    bool moved = false;          // any delta is not 0
+    std::vector<T> shift;       // of this call
+    std::vector<double> delta;  // shift - side->shift
+    bool moved = false;         // any delta is not 0
     index_t panels = 0;
-    T* packed = nullptr;         // panels x chunk rows x panel
-    T* scaled = nullptr;         // the same times the weights; equal to packed without weights
-    std::vector<double> sums;    // of the chunk; first one set per run, then their total in the first
+    T* packed = nullptr;       // panels x chunk rows x panel
+    T* scaled = nullptr;       // the same times the weights; equal to packed without weights
+    std::vector<double> sums;  // of the chunk; first one set per run, then their total in the first
 };
 
 template <typename T>
@@ -61,10 +59,11 @@ struct Job {
     std::vector<index_t> rows;    // the rows that count
     std::vector<double> weights;  // of those rows; empty: all 1
     index_t nonfinite = 0;
-    index_t capacity = 0;         // rows of the packed panels
-    index_t begin = 0;            // the chunk: rows[begin, end)
+    index_t capacity = 0;      // rows of a chunk at most
+    index_t panel_stride = 0;  // elements from one packed panel to the next
+    index_t begin = 0;         // the chunk: rows[begin, end)
     index_t end = 0;
-    double weight = 0;            // of the chunk
+    double weight = 0;  // of the chunk
 
     index_t chunk_rows() const { return end - begin; }
     bool has_cross() const { return cross.side != nullptr; }
@@ -81,7 +80,10 @@ template <typename T>
 class Updater {
   public:
     Updater(const UpdateOptions& options, ThreadTeam& team, Workspace& workspace)
-        : options_(options), kernels_(tile_kernels<T>(*options.kernels)), team_(team), workspace_(workspace) {}
+        : options_(options),
+          kernels_(tile_kernels<T>(*options.kernels)),
+          team_(team),
+          workspace_(workspace) {}
 
     void update(std::vector<Job<T>>& jobs) {
         for (Job<T>& job : jobs) prepare(job);
@@ -100,7 +102,6 @@ class Updater {
   private:
     static constexpr double unit = std::numeric_limits<T>::epsilon() / 2;
     static constexpr index_t shift_rows = 64;  // sampled to choose the shift
-    static constexpr index_t strip = 64;       // rows packed before the next panel, so that they stay in cache
 
     index_t padded(const Operand<T>& operand) const { return operand.panels * kernels_.panel; }
 
@@ -119,7 +120,8 @@ class Updater {
 
     // Rows of one chunk: all if they fit, else what fits; for wide layers enough to hide the pass over S2.
     index_t chunk_limit(const Job<T>& job) const {
-        const auto fit = static_cast<index_t>(options_.workspace_bytes / std::max<std::size_t>(1, row_bytes(job)));
+        const auto fit =
+            static_cast<index_t>(options_.workspace_bytes / std::max<std::size_t>(1, row_bytes(job)));
         const index_t rows = std::max({fit, job.moments->x.dim / 2, options_.run});
         return std::min(whole(job), rows / options_.run * options_.run);
     }
@@ -142,34 +144,40 @@ class Updater {
         }
     }
 
-    // Per column: the common shift if it is within 4 spreads of the median of the sampled rows, else the median.
+    // Per column: the common shift if it is within 4 spreads of the median of the sampled rows, else the
+    // median.
     void choose_shift(const Job<T>& job, Operand<T>& operand) {
         const index_t n = static_cast<index_t>(job.rows.size());
         const index_t sampled = std::min(n, shift_rows);
         std::vector<index_t> rows(static_cast<std::size_t>(sampled));
         for (index_t i = 0; i < sampled; ++i) rows[i] = job.rows[i * n / sampled];
-        const std::vector<T> zero(static_cast<std::size_t>(kernels_.panel));
-        std::vector<T> panel(static_cast<std::size_t>(sampled * kernels_.panel));
-        std::vector<double> sums(static_cast<std::size_t>(kernels_.panel));
-        for (index_t p = 0; p < operand.panels; ++p) {
-            const PackSource source = panel_source(operand, p, rows.data(), nullptr, sampled);
-            pack_function(kernels_, operand.view.dtype)(source, zero.data(), panel.data(), sums.data());
-            for (index_t j = 0; j < source.columns; ++j) {
-                const index_t column = p * kernels_.panel + j;
-                operand.shift[column] =
-                    static_cast<T>(shift_of_column(panel, j, sampled, operand.side->shift[column]));
-            }
+        const std::vector<T> zero(static_cast<std::size_t>(padded(operand)));
+        std::vector<T> panels(static_cast<std::size_t>(sampled * padded(operand)));
+        std::vector<double> sums(static_cast<std::size_t>(padded(operand)));
+        pack_function(kernels_, operand.view.dtype)(
+            pack_source(operand, rows.data(), nullptr, sampled, sampled * kernels_.panel), zero.data(),
+            panels.data(), sums.data());
+        for (index_t j = 0; j < operand.view.columns; ++j) {
+            const T* column =
+                panels.data() + j / kernels_.panel * sampled * kernels_.panel + j % kernels_.panel;
+            operand.shift[j] = static_cast<T>(shift_of_column(column, sampled, operand.side->shift[j]));
         }
     }
 
-    double shift_of_column(const std::vector<T>& panel, index_t column, index_t n, double common) const {
+    double shift_of_column(const T* column, index_t n, double common) const {
         std::array<T, shift_rows> values;
         index_t used = 0;
+        double sum = 0, square = 0;
         for (index_t i = 0; i < n; ++i) {
-            const T value = panel[i * kernels_.panel + column];
-            if (std::isfinite(value)) values[used++] = value;
+            const T value = column[i * kernels_.panel];
+            if (!std::isfinite(value)) continue;
+            values[used++] = value;
+            const double distance = static_cast<double>(value) - common;
+            sum += distance;
+            square += distance * distance;
         }
-        if (used == 0) return common;
+        if (2 * sum * sum <= used * square)
+            return common;  // mean within one standard deviation: the usual case
         const auto begin = values.begin(), middle = begin + used / 2, end = begin + used;
         std::nth_element(begin, middle, end);
         const double median = *middle;
@@ -179,11 +187,10 @@ class Updater {
         return std::abs(median - common) <= 4 * spread ? common : rounded_shift(median, spread);
     }
 
-    PackSource panel_source(const Operand<T>& operand, index_t panel, const index_t* rows, const double* weights,
-                            index_t n_rows) const {
-        const index_t first = panel * kernels_.panel;
-        return {address(operand.view, 0, first), operand.view.row_stride, rows, weights, n_rows,
-                std::min(kernels_.panel, operand.view.columns - first)};
+    PackSource pack_source(const Operand<T>& operand, const index_t* rows, const double* weights,
+                           index_t n_rows, index_t panel_stride) const {
+        return {operand.view.data, operand.view.row_stride, rows, weights, n_rows, operand.view.columns,
+                panel_stride};
     }
 
     void update_group(std::span<Job<T>> jobs) {
@@ -207,20 +214,22 @@ class Updater {
         std::size_t bytes = 0;
         for (Job<T>& job : jobs) {
             job.capacity = chunk_limit(job);
-            bytes += chunk_bytes(job, job.capacity);
+            // Two rows more, or all panels would fall on the same cache sets.
+            job.panel_stride = (job.capacity + 2) * kernels_.panel;
+            bytes += chunk_bytes(job, job.capacity + 2);
         }
         auto* memory = static_cast<T*>(workspace_.reserve(bytes));
         for (Job<T>& job : jobs) {
-            const index_t rows = job.capacity;
             const auto take = [&](Operand<T>& operand) {
                 operand.packed = operand.scaled = memory;
-                memory += padded(operand) * rows;
-                operand.sums.assign(static_cast<std::size_t>(padded(operand) * (rows / options_.run + 1)), 0.0);
+                memory += operand.panels * job.panel_stride;
+                const index_t runs = job.capacity / options_.run + 1;
+                operand.sums.assign(static_cast<std::size_t>(padded(operand) * runs), 0.0);
             };
             take(job.x);
             if (!job.weights.empty()) {
                 job.x.scaled = memory;
-                memory += padded(job.x) * rows;
+                memory += job.x.panels * job.panel_stride;
             }
             if (job.has_cross()) take(job.cross);
         }
@@ -261,7 +270,8 @@ class Updater {
         std::vector<Task> tasks;
         for (Job<T>& job : jobs)
             for (Operand<T>* operand : {&job.x, &job.cross})
-                for (index_t run = 0; operand->side != nullptr && run * options_.run < job.chunk_rows(); ++run)
+                for (index_t run = 0; operand->side != nullptr && run * options_.run < job.chunk_rows();
+                     ++run)
                     tasks.push_back({&job, operand, run});
         team_.run(static_cast<index_t>(tasks.size()), [&](index_t task, int) {
             pack_run(*tasks[task].job, *tasks[task].operand, tasks[task].run);
@@ -277,19 +287,14 @@ class Updater {
         const index_t last = std::min(first + options_.run, job.chunk_rows());
         double* sums = operand.sums.data() + run * padded(operand);
         std::fill_n(sums, padded(operand), 0.0);
-        const bool weighted = !job.weights.empty();
-        for (index_t row = first; row < last; row += strip) {
-            const index_t n_rows = std::min(strip, last - row);
-            const double* weights = weighted ? job.weights.data() + job.begin + row : nullptr;
-            for (index_t p = 0; p < operand.panels; ++p) {
-                const PackSource source =
-                    panel_source(operand, p, job.rows.data() + job.begin + row, weights, n_rows);
-                const index_t at = (p * job.capacity + row) * kernels_.panel;
-                pack_function(kernels_, operand.view.dtype)(source, operand.shift.data() + p * kernels_.panel,
-                                                            operand.packed + at, sums + p * kernels_.panel);
-                if (operand.scaled != operand.packed)
-                    kernels_.scale_rows(operand.packed + at, weights, n_rows, operand.scaled + at);
-            }
+        const index_t n_rows = last - first, at = first * kernels_.panel;
+        const double* weights = job.weights.empty() ? nullptr : job.weights.data() + job.begin + first;
+        pack_function(kernels_, operand.view.dtype)(
+            pack_source(operand, job.rows.data() + job.begin + first, weights, n_rows, job.panel_stride),
+            operand.shift.data(), operand.packed + at, sums);
+        for (index_t p = 0; operand.scaled != operand.packed && p < operand.panels; ++p) {
+            const index_t panel_at = at + p * job.panel_stride;
+            kernels_.scale_rows(operand.packed + panel_at, weights, n_rows, operand.scaled + panel_at);
         }
     }
 
@@ -328,12 +333,11 @@ class Updater {
     }
 
     bool finite_row(const Operand<T>& operand, index_t row) const {
-        const std::vector<T> zero(static_cast<std::size_t>(kernels_.panel));
-        std::vector<T> panel(static_cast<std::size_t>(kernels_.panel));
-        std::vector<double> sums(static_cast<std::size_t>(kernels_.panel));
-        for (index_t p = 0; p < operand.panels; ++p)
-            pack_function(kernels_, operand.view.dtype)(panel_source(operand, p, &row, nullptr, 1), zero.data(),
-                                                        panel.data(), sums.data());
+        const std::vector<T> zero(static_cast<std::size_t>(padded(operand)));
+        std::vector<T> panels(static_cast<std::size_t>(padded(operand)));
+        std::vector<double> sums(static_cast<std::size_t>(padded(operand)));
+        pack_function(kernels_, operand.view.dtype)(pack_source(operand, &row, nullptr, 1, kernels_.panel),
+                                                    zero.data(), panels.data(), sums.data());
         return std::all_of(sums.begin(), sums.end(), [](double sum) { return std::isfinite(sum); });
     }
 
@@ -347,7 +351,8 @@ class Updater {
             const index_t rows = blocks(job.x);
             for (index_t i = 0; i < rows; ++i) {
                 for (index_t j = 0; j < i; ++j) tiles.push_back({at, false, i, j});
-                for (index_t j = 0; job.has_cross() && j < blocks(job.cross); ++j) tiles.push_back({at, true, i, j});
+                for (index_t j = 0; job.has_cross() && j < blocks(job.cross); ++j)
+                    tiles.push_back({at, true, i, j});
                 diagonal.push_back({at, false, i, i});
             }
         }
@@ -358,9 +363,12 @@ class Updater {
         });
     }
 
-    index_t blocks(const Operand<T>& operand) const { return (operand.panels + block_panels_ - 1) / block_panels_; }
+    index_t blocks(const Operand<T>& operand) const {
+        return (operand.panels + block_panels_ - 1) / block_panels_;
+    }
 
-    // Calls visit(row, column, c) for the micro-tiles of a tile, c its rows x panel sums, in order of storage.
+    // Calls visit(row, column, c) for the micro-tiles of a tile, c its rows x panel sums, in order of
+    // storage.
     template <typename Visit>
     void for_each_micro_tile(const Job<T>& job, const Tile& tile, double* product, const Visit& visit) const {
         const Operand<T>& right = tile.cross ? job.cross : job.x;
@@ -369,7 +377,8 @@ class Updater {
         double* c = product;
         for (index_t jp = tile.j * block_panels_; jp < j_end; ++jp)
             for (index_t ip = tile.i * block_panels_; ip < i_end; ++ip)
-                for (index_t g = 0; g < kernels_.panel; g += kernels_.rows, c += kernels_.rows * kernels_.panel) {
+                for (index_t g = 0; g < kernels_.panel;
+                     g += kernels_.rows, c += kernels_.rows * kernels_.panel) {
                     const index_t row = ip * kernels_.panel + g, column = jp * kernels_.panel;
                     const bool above_diagonal = !tile.cross && row + kernels_.rows <= column;
                     if (above_diagonal || row >= job.x.view.columns) continue;
@@ -377,37 +386,45 @@ class Updater {
                 }
     }
 
+    // Where (row k, column) of an operand is in its panels.
+    const T* element(const Job<T>& job, const T* panels, index_t column, index_t k) const {
+        return panels + column / kernels_.panel * job.panel_stride + k * kernels_.panel +
+               column % kernels_.panel;
+    }
+
     void multiply_tile(Job<T>& job, const Tile& tile, double* product) {
         const Operand<T>& right = tile.cross ? job.cross : job.x;
-        const index_t block = block_panels_ * kernels_.panel, rows = job.capacity;
-        std::fill_n(product, block * block, 0.0);
-        const auto panel_at = [&](const T* panels, index_t column, index_t k) {
-            return panels + (column / kernels_.panel * rows + k) * kernels_.panel + column % kernels_.panel;
-        };
         for (index_t k = 0; k < job.chunk_rows(); k += options_.run) {
             const index_t n_rows = std::min(options_.run, job.chunk_rows() - k);
             for_each_micro_tile(job, tile, product, [&](index_t row, index_t column, double* c) {
-                kernels_.accumulate(panel_at(job.x.scaled, row, k), panel_at(right.packed, column, k), n_rows, c);
+                const auto multiply = k == 0 ? kernels_.store : kernels_.accumulate;
+                multiply(element(job, job.x.scaled, row, k), element(job, right.packed, column, k), n_rows,
+                         c);
             });
         }
-        if (!std::all_of(product, product + block * block, [](double c) { return std::isfinite(c); }))
-            multiply_in_float64(job, right, tile, product);
+        bool finite = true;
+        for_each_micro_tile(job, tile, product, [&](index_t, index_t, const double* c) {
+            finite = finite && options_.kernels->all_finite(c, kernels_.rows * kernels_.panel);
+        });
+        if (!finite) multiply_in_float64(job, right, tile, product);
         for_each_micro_tile(job, tile, product, [&](index_t row, index_t column, const double* c) {
             tile.cross ? add_cross_tile(job, row, column, c) : add_tile(job, row, column, c);
         });
     }
 
     // A sum of products left the range of float32 (finite inputs above 1e17): the slow and safe way.
-    void multiply_in_float64(const Job<T>& job, const Operand<T>& right, const Tile& tile, double* product) const {
-        const index_t width = kernels_.panel, capacity_rows = job.capacity;
+    void multiply_in_float64(const Job<T>& job, const Operand<T>& right, const Tile& tile,
+                             double* product) const {
+        const index_t width = kernels_.panel;
         for_each_micro_tile(job, tile, product, [&](index_t row, index_t column, double* c) {
-            const T* a = job.x.scaled + row / width * capacity_rows * width + row % width;
-            const T* b = right.packed + column * capacity_rows;
+            const T* a = element(job, job.x.scaled, row, 0);
+            const T* b = element(job, right.packed, column, 0);
             std::fill_n(c, kernels_.rows * width, 0.0);
             for (index_t k = 0; k < job.chunk_rows(); ++k)
                 for (index_t r = 0; r < kernels_.rows; ++r)
                     for (index_t j = 0; j < width; ++j)
-                        c[r * width + j] += static_cast<double>(a[k * width + r]) * static_cast<double>(b[k * width + j]);
+                        c[r * width + j] +=
+                            static_cast<double>(a[k * width + r]) * static_cast<double>(b[k * width + j]);
         });
     }
 
@@ -419,17 +436,20 @@ class Updater {
         for (index_t i = row; i < std::min(row + kernels_.rows, m.x.dim); ++i, c += kernels_.panel) {
             double* out = m.second.data() + i * (i + 1) / 2 + column;
             const index_t n = std::min(kernels_.panel, i - column + 1);
-            for (index_t j = 0; j < n; ++j) out[j] += c[j];
+            options_.kernels->add(c, std::max<index_t>(n, 0), out);
             if (job.x.moved) {
                 const double sum_i = sums[i] + weight * delta[i];
-                for (index_t j = 0; j < n; ++j) out[j] += delta[i] * sums[column + j] + sum_i * delta[column + j];
+                for (index_t j = 0; j < n; ++j)
+                    out[j] += delta[i] * sums[column + j] + sum_i * delta[column + j];
             }
             if (i - column < kernels_.panel && i >= column) add_diagonal(m.x, job, job.x, i, c[i - column]);
         }
     }
 
-    void add_diagonal(Side& side, const Job<T>& job, const Operand<T>& operand, index_t i, double square) const {
-        // A run of k sums: c sqrt(k) u with c = 4 (Higham and Mary 2019); subtraction of the shift and weighting: 3 u.
+    void add_diagonal(Side& side, const Job<T>& job, const Operand<T>& operand, index_t i,
+                      double square) const {
+        // A run of k sums: c sqrt(k) u with c = 4 (Higham and Mary 2019); subtraction of the shift and
+        // weighting: 3 u.
         const double k = static_cast<double>(std::min(options_.run, job.chunk_rows()));
         const double delta = operand.delta[i];
         side.error[i] += (4 * std::sqrt(k) + 3) * unit * square;
@@ -466,12 +486,11 @@ class Updater {
 
     // The cross side has no S2 of its own: its diagonal is needed for the error bound and the next shift.
     void add_squares(Job<T>& job) {
-        const index_t width = kernels_.panel;
         for (index_t j = 0; j < job.cross.view.columns; ++j) {
-            const T* panel = job.cross.packed + j / width * job.capacity * width + j % width;
+            const T* column = element(job, job.cross.packed, j, 0);
             double square = 0;
             for (index_t k = 0; k < job.chunk_rows(); ++k) {
-                const double value = panel[k * width];
+                const double value = column[k * kernels_.panel];
                 square += (job.weights.empty() ? 1.0 : job.weights[job.begin + k]) * value * value;
             }
             add_diagonal(*job.cross.side, job, job.cross, j, square);
@@ -492,10 +511,11 @@ void check(const Moments& moments, const Batch& batch) {
     if (moments.cross.dim > 0) {
         require(batch.cross.columns == moments.cross.dim,
                 "cross must have " + std::to_string(moments.cross.dim) + " columns", batch.cross.columns);
-        require(batch.cross.rows == batch.x.rows, "cross must have as many rows as x, " + std::to_string(batch.x.rows),
-                batch.cross.rows);
+        require(batch.cross.rows == batch.x.rows,
+                "cross must have as many rows as x, " + std::to_string(batch.x.rows), batch.cross.rows);
     } else {
-        require(batch.cross.data == nullptr, "cross needs a Covariance made with cross_dim", batch.cross.columns);
+        require(batch.cross.data == nullptr, "cross needs a Covariance made with cross_dim",
+                batch.cross.columns);
     }
     for (index_t i = 0; batch.weights != nullptr && i < batch.x.rows; ++i)
         require(batch.weights[i] >= 0 && std::isfinite(batch.weights[i]), "weights must be finite and >= 0",
@@ -526,7 +546,8 @@ Job<T> make_job(Moments& moments, const Batch& batch) {
 
 // A cross-covariance with a float64 side is computed in float64.
 bool in_float64(const Batch& batch) {
-    return batch.x.dtype == Dtype::float64 || (batch.cross.data != nullptr && batch.cross.dtype == Dtype::float64);
+    return batch.x.dtype == Dtype::float64 ||
+           (batch.cross.data != nullptr && batch.cross.dtype == Dtype::float64);
 }
 
 template <typename T>

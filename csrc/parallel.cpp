@@ -82,7 +82,8 @@ ThreadTeam::ThreadTeam(int threads) : shared_(std::make_unique<Shared>()) {
         for (int thread = 1; thread < threads; ++thread)
             shared_->workers.emplace_back([shared = shared_.get(), thread] { shared->serve(thread); });
     } catch (const std::system_error&) {
-        // The system refused another thread: results do not depend on their number, so work with what there is.
+        // The system refused another thread: results do not depend on their number, so work with what there
+        // is.
     }
 }
 

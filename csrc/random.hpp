@@ -1,5 +1,5 @@
-// Philox4x32-10, the counter-based generator of Salmon, Moraes, Dror and Shaw (SC 2011): the number at an index
-// depends on seed, stream and index alone, so neither thread count nor batch size changes a bit.
+// Philox4x32-10, the counter-based generator of Salmon, Moraes, Dror and Shaw (SC 2011): the number at an
+// index depends on seed, stream and index alone, so neither thread count nor batch size changes a bit.
 #pragma once
 
 #include <array>

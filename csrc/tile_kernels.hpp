@@ -1,8 +1,8 @@
 // The micro-kernel family. One template (tile_kernels_impl.hpp) is compiled once per instruction set.
 //
-// A *panel* is `panel` columns of a matrix, one row after the other, zero-padded: element (k, j) of the panel is
-// at panel[k * width + j]. The same panel serves as the left operand (a group of `rows` of its columns) and as
-// the right operand (all of its columns), so that a symmetric product packs its data once.
+// A *panel* is `panel` columns of a matrix, one row after the other, zero-padded: element (k, j) of the panel
+// is at panel[k * width + j]. The same panel serves as the left operand (a group of `rows` of its columns)
+// and as the right operand (all of its columns), so that a symmetric product packs its data once.
 #pragma once
 
 #include <cstddef>
@@ -12,28 +12,32 @@ namespace repgeom {
 
 using index_t = std::int64_t;
 
-// Rows of a source matrix that go into a panel.
+// Rows of a source matrix that go into panels.
 struct PackSource {
-    const void* data;        // element (0, first column of the panel)
-    index_t row_stride;      // in elements
-    const index_t* rows;     // which rows, or null: 0, 1, 2, ...
-    const double* weights;   // weight of each packed row, or null: 1. Used for the column sums only.
+    const void* data;       // element (0, first column)
+    index_t row_stride;     // in elements
+    const index_t* rows;    // which rows, or null: 0, 1, 2, ...
+    const double* weights;  // weight of each packed row, or null: 1. Used for the column sums only.
     index_t n_rows;
-    index_t columns;         // 1..panel
+    index_t columns;       // any number; the last panel is filled up with zeros
+    index_t panel_stride;  // elements from one panel to the next
 };
 
 template <typename T>
-using Pack = void (*)(const PackSource& source, const T* shift, T* panel, double* column_sums);
+using Pack = void (*)(const PackSource& source, const T* shift, T* panels, double* column_sums);
 
 template <typename T>
 struct TileKernels {
     index_t panel;  // columns of a panel and of a micro-tile
     index_t rows;   // rows of a micro-tile; divides panel
 
-    // c[r * panel + j] += sum_k a[k * panel + r] * b[k * panel + j]; the sum over k in T, the addition in float64.
+    // c[r * panel + j] = or += sum_k a[k * panel + r] * b[k * panel + j]; the sum over k in T, the rest in
+    // float64.
+    void (*store)(const T* a, const T* b, index_t k, double* c);
     void (*accumulate)(const T* a, const T* b, index_t k, double* c);
 
-    // panel[k * panel + j] = x[row k][j] - shift[j]; column_sums[j] += weight * (x - shift), summed in float64.
+    // panels[p * panel_stride + k * panel + j] = x[row k][p * panel + j] - shift[p * panel + j], and
+    // column_sums[...] += weight * (x - shift), in float64. Shift and sums are as wide as whole panels.
     Pack<T> pack_float64;  // null where T is float: it would lose digits
     Pack<T> pack_float32;
     Pack<T> pack_float16;
@@ -47,6 +51,8 @@ struct KernelTable {
     const char* name;
     TileKernels<float> float32;
     TileKernels<double> float64;
+    bool (*all_finite)(const double* values, index_t n);
+    void (*add)(const double* values, index_t n, double* out);  // out[i] += values[i]
     // Runs `iterations` rounds of independent fp32 multiply-adds in registers; returns the flops done.
     double (*multiply_add_loop)(index_t iterations);
 };

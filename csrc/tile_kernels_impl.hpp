@@ -1,7 +1,7 @@
 // The template behind every kernel table. Included by one translation unit per instruction set, each compiled
 // with its own flags. Everything is in an unnamed namespace and no library header with inline functions is
-// included: an inline function compiled for AVX-512 here could otherwise be the copy that the linker keeps for
-// code that must run anywhere.
+// included: an inline function compiled for AVX-512 here could otherwise be the copy that the linker keeps
+// for code that must run anywhere.
 #pragma once
 
 #include "tile_kernels.hpp"
@@ -34,8 +34,8 @@ struct BFloat16 {
 
 struct Float16 {
     using type = half_t;
-    // Exact, without branches: shift the fields into place, then rescale the exponent by 2^112, which is exact
-    // for normal and subnormal numbers alike. Infinity and NaN get the exponent 255.
+    // Exact, without branches: shift the fields into place, then rescale the exponent by 2^112, which is
+    // exact for normal and subnormal numbers alike. Infinity and NaN get the exponent 255.
     static float widen(half_t x) {
         const std::uint32_t magnitude = (std::uint32_t{x} & 0x7fffu) << 13;
         const float scaled = bits_to_float(magnitude) * 0x1p112f;
@@ -62,8 +62,8 @@ struct Tile {
 
     // The inner loop of every kernel. What becomes of a finished tile is the epilogue's affair.
     template <typename Epilogue>
-    __attribute__((always_inline)) static void multiply(const T* __restrict a, const T* __restrict b, index_t k,
-                                                        const Epilogue& epilogue) {
+    __attribute__((always_inline)) static void multiply(const T* __restrict a, const T* __restrict b,
+                                                        index_t k, const Epilogue& epilogue) {
         Vector sum[Rows][Vectors] = {};
         for (index_t i = 0; i < k; ++i, a += panel, b += panel) {
             Vector right[Vectors];
@@ -79,36 +79,69 @@ struct Tile {
         epilogue(sum);
     }
 
-    struct AddToFloat64 {
+    template <bool add>
+    struct ToFloat64 {
         double* __restrict c;
         void operator()(const Vector (&sum)[Rows][Vectors]) const {
             T tile[Rows * panel];
             __builtin_memcpy(tile, sum, sizeof tile);
-            for (index_t i = 0; i < Rows * panel; ++i) c[i] += static_cast<double>(tile[i]);
+            for (index_t i = 0; i < Rows * panel; ++i)
+                c[i] = (add ? c[i] : 0.0) + static_cast<double>(tile[i]);
         }
     };
 
-    static void accumulate(const T* a, const T* b, index_t k, double* c) { multiply(a, b, k, AddToFloat64{c}); }
+    static void store(const T* a, const T* b, index_t k, double* c) {
+        multiply(a, b, k, ToFloat64<false>{c});
+    }
 
+    static void accumulate(const T* a, const T* b, index_t k, double* c) {
+        multiply(a, b, k, ToFloat64<true>{c});
+    }
+
+    static bool all_finite(const T* values, index_t n) {
+        Vector bad = {};  // x - x is 0 for every finite x and NaN for the others
+        index_t i = 0;
+        for (; i + lanes <= n; i += lanes) bad += load(values + i) - load(values + i);
+        T total = 0;
+        for (; i < n; ++i) total += values[i] - values[i];
+        for (index_t j = 0; j < lanes; ++j) total += bad[j];
+        return total == 0;
+    }
+
+    static void add(const T* __restrict values, index_t n, T* __restrict out) {
+        for (index_t i = 0; i < n; ++i) out[i] += values[i];
+    }
+
+    // Row by row, as the source lies in memory: reading it panel by panel would defeat the prefetcher.
     template <typename Source, bool weighted>
-    static void pack_rows(const PackSource& source, const T* shift, T* __restrict out, double* column_sums) {
+    static void pack_rows(const PackSource& source, const T* shift, T* out, double* column_sums) {
         const auto* data = static_cast<const typename Source::type*>(source.data);
-        double sums[panel] = {};
-        T offset[panel] = {};
-        for (index_t j = 0; j < source.columns; ++j) offset[j] = shift[j];
+        const index_t whole = source.columns / panel;
         for (index_t i = 0; i < source.n_rows; ++i, out += panel) {
             const auto* row = data + (source.rows == nullptr ? i : source.rows[i]) * source.row_stride;
-            if (source.columns == panel) {
-                for (index_t j = 0; j < panel; ++j) out[j] = static_cast<T>(Source::widen(row[j])) - offset[j];
-            } else {
-                for (index_t j = 0; j < source.columns; ++j) out[j] = static_cast<T>(Source::widen(row[j])) - offset[j];
-                for (index_t j = source.columns; j < panel; ++j) out[j] = 0;
-            }
             const double weight = weighted ? source.weights[i] : 1.0;
-            for (index_t j = 0; j < panel; ++j)
-                sums[j] += weighted ? weight * static_cast<double>(out[j]) : static_cast<double>(out[j]);
+            for (index_t p = 0; p < whole; ++p)
+                pack_panel<Source>(row + p * panel, panel, shift + p * panel, weight,
+                                   out + p * source.panel_stride, column_sums + p * panel);
+            if (whole * panel < source.columns)
+                pack_panel<Source>(row + whole * panel, source.columns - whole * panel, shift + whole * panel,
+                                   weight, out + whole * source.panel_stride, column_sums + whole * panel);
         }
-        for (index_t j = 0; j < source.columns; ++j) column_sums[j] += sums[j];
+    }
+
+    // One row of one panel. Beyond `columns` the panel is 0 and so are shift and sums.
+    template <typename Source>
+    __attribute__((always_inline)) static void pack_panel(const typename Source::type* __restrict row,
+                                                          index_t columns, const T* __restrict shift,
+                                                          double weight, T* __restrict out,
+                                                          double* __restrict sums) {
+        if (columns == panel) {
+            for (index_t j = 0; j < panel; ++j) out[j] = static_cast<T>(Source::widen(row[j])) - shift[j];
+        } else {
+            for (index_t j = 0; j < columns; ++j) out[j] = static_cast<T>(Source::widen(row[j])) - shift[j];
+            for (index_t j = columns; j < panel; ++j) out[j] = 0;
+        }
+        for (index_t j = 0; j < panel; ++j) sums[j] += weight * static_cast<double>(out[j]);
     }
 
     template <typename Source>
@@ -119,7 +152,8 @@ struct Tile {
 
     static void scale_rows(const T* in, const double* weights, index_t n_rows, T* __restrict out) {
         for (index_t i = 0; i < n_rows; ++i)
-            for (index_t j = 0; j < panel; ++j) out[i * panel + j] = static_cast<T>(weights[i]) * in[i * panel + j];
+            for (index_t j = 0; j < panel; ++j)
+                out[i * panel + j] = static_cast<T>(weights[i]) * in[i * panel + j];
     }
 
     static double multiply_add_loop(index_t iterations) {
@@ -153,10 +187,12 @@ constexpr KernelTable make_table(const char* name) {
     using F = Tile<float, Bytes, Rows, Vectors>;
     using D = Tile<double, Bytes, Rows, Vectors>;
     return {name,
-            {F::panel, F::rows, F::accumulate, nullptr, F::template pack<Float32>, F::template pack<Float16>,
-             F::template pack<BFloat16>, F::scale_rows},
-            {D::panel, D::rows, D::accumulate, D::template pack<Float64>, D::template pack<Float32>, D::template pack<Float16>,
-             D::template pack<BFloat16>, D::scale_rows},
+            {F::panel, F::rows, F::store, F::accumulate, nullptr, F::template pack<Float32>,
+             F::template pack<Float16>, F::template pack<BFloat16>, F::scale_rows},
+            {D::panel, D::rows, D::store, D::accumulate, D::template pack<Float64>, D::template pack<Float32>,
+             D::template pack<Float16>, D::template pack<BFloat16>, D::scale_rows},
+            D::all_finite,
+            D::add,
             F::multiply_add_loop};
 }
 

@@ -12,7 +12,6 @@
 
 namespace repgeom {
 
-
 enum class Dtype { float64, float32, float16, bfloat16 };
 
 // Rows of `columns` contiguous elements, `row_stride` elements apart. Does not own its memory.

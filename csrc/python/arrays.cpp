@@ -4,7 +4,8 @@ namespace repgeom::python {
 
 namespace {
 
-// The structures of DLPack (version 0.x, which every exporter still offers), as its specification lays them out.
+// The structures of DLPack (version 0.x, which every exporter still offers), as its specification lays them
+// out.
 struct DLDevice {
     std::int32_t device_type;
     std::int32_t device_id;
@@ -67,7 +68,8 @@ void require_host(const py::handle& array, const std::string& name) {
     constexpr int cpu = 1, cuda_host = 3;
     const py::tuple device = array.attr("__dlpack_device__")();
     const int type = py::int_(device[0]);
-    require(type == cpu || type == cuda_host, name + " must be in host memory (DLPack device type 1 or 3)", type);
+    require(type == cpu || type == cuda_host, name + " must be in host memory (DLPack device type 1 or 3)",
+            type);
 }
 
 ArrayView read_dlpack(const py::handle& array, const std::string& name) {
@@ -93,21 +95,23 @@ ArrayView read_dlpack(const py::handle& array, const std::string& name) {
 ArrayView read_array(const py::handle& array, const std::string& name) {
     if (py::isinstance<py::array>(array)) return read_numpy(py::reinterpret_borrow<py::array>(array), name);
     if (py::hasattr(array, "__dlpack__")) return read_dlpack(array, name);
-    throw py::type_error(name + " must be a NumPy array, a torch tensor or another array with __dlpack__, got " +
+    throw py::type_error(name +
+                         " must be a NumPy array, a torch tensor or another array with __dlpack__, got " +
                          std::string(py::str(py::type::of(array).attr("__name__"))));
 }
 
 MatrixView as_matrix(const ArrayView& array, const std::string& name) {
     require(array.shape.size() == 2, name + " must have 2 dimensions [n, d]", array.shape.size());
     const index_t rows = array.shape[0], columns = array.shape[1];
-    require(columns <= 1 || array.strides[1] == 1, name + " must have contiguous rows (stride 1 within a row)",
-            array.strides[1]);
+    require(columns <= 1 || array.strides[1] == 1,
+            name + " must have contiguous rows (stride 1 within a row)", array.strides[1]);
     return {array.data, array.dtype, rows, columns, array.strides[0]};
 }
 
 const double* as_vector(const ArrayView& array, const std::string& name, index_t size) {
     require(array.shape.size() == 1, name + " must have 1 dimension", array.shape.size());
-    require(array.shape[0] == size, name + " must have " + std::to_string(size) + " elements", array.shape[0]);
+    require(array.shape[0] == size, name + " must have " + std::to_string(size) + " elements",
+            array.shape[0]);
     require(array.dtype == Dtype::float64, name + " must be float64", "another type");
     require(size <= 1 || array.strides[0] == 1, name + " must be contiguous (stride 1)", array.strides[0]);
     return static_cast<const double*>(array.data);

@@ -1,5 +1,5 @@
-// Arrays at the border: NumPy arrays, and anything with __dlpack__ (torch, JAX, CuPy on the host), are read in
-// place. Nothing is converted or copied; what cannot be read as it lies is refused.
+// Arrays at the border: NumPy arrays, and anything with __dlpack__ (torch, JAX, CuPy on the host), are read
+// in place. Nothing is converted or copied; what cannot be read as it lies is refused.
 #pragma once
 
 #include <pybind11/numpy.h>

@@ -12,7 +12,9 @@ namespace {
 
 using Vector = py::array_t<double, py::array::c_style>;
 
-Vector copy_of(const std::vector<double>& values) { return Vector(static_cast<py::ssize_t>(values.size()), values.data()); }
+Vector copy_of(const std::vector<double>& values) {
+    return Vector(static_cast<py::ssize_t>(values.size()), values.data());
+}
 
 Weighting weighting_of(const std::string& name) {
     if (name == "frequency") return Weighting::frequency;
@@ -137,7 +139,8 @@ void bind_covariance(py::module_& module) {
             "cross_covariance",
             [](const Moments& m, double ddof, const std::string& weighting) {
                 const double denominator = m.denominator(ddof, weighting_of(weighting));
-                return filled({m.x.dim, m.cross.dim}, [&](double* out) { m.cross_covariance(denominator, out); });
+                return filled({m.x.dim, m.cross.dim},
+                              [&](double* out) { m.cross_covariance(denominator, out); });
             },
             py::arg("ddof") = 1.0, py::arg("weighting") = "frequency")
         .def(

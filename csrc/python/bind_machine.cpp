@@ -20,7 +20,8 @@ void bind_machine(py::module_& module) {
         },
         "Instruction sets that run here, the default last.");
     module.def("default_threads", &default_threads, "Threads used when none are asked for.");
-    module.def("cuda_available", &cuda::available, "Whether this build has CUDA kernels and a device for them.");
+    module.def("cuda_available", &cuda::available,
+               "Whether this build has CUDA kernels and a device for them.");
     module.def(
         "multiply_add_loop",
         [](index_t iterations, const std::string& instruction_set) {
