@@ -9,11 +9,9 @@
 namespace repgeom {
 
 double rounded_shift(double centre, double spread) {
-    if (spread > 0) {
-        const double grid = std::exp2(std::floor(std::log2(spread)));
-        centre = std::nearbyint(centre / grid) * grid;
-    }
-    return static_cast<double>(static_cast<float>(centre));
+    if (!(spread > 0)) return centre;
+    const double grid = std::exp2(std::floor(std::log2(spread)));
+    return std::nearbyint(centre / grid) * grid;
 }
 
 namespace {
@@ -116,7 +114,7 @@ void Moments::error_scale(const Side& side, double denominator, double* out) con
     // Additions in float64: one per run and row of the sums, rounded like a random walk.
     const double float64_part = 4 * unit64 * (2 + std::sqrt(static_cast<double>(count)));
     for (index_t j = 0; j < side.dim; ++j)
-        out[j] = std::sqrt((side.error[j] + float64_part * side.square[j]) / denominator);
+        out[j] = std::sqrt((side.error[j] + float64_part * std::max(0.0, side.square[j])) / denominator);
 }
 
 namespace {

@@ -86,8 +86,8 @@ struct UpdateOptions {
     std::size_t workspace_bytes = 1 << 22;  // wish, not a limit: at least one run of one layer is packed
 };
 
-// `centre` rounded to a power of two not above `spread` and to float32: close enough to the centre, exact in
-// every input type, and whole for data of whole numbers, whose sums so stay exact.
+// `centre` rounded to a multiple of the power of two not above `spread`: close enough to the centre, and
+// whole for data of whole numbers, whose sums so stay exact.
 double rounded_shift(double centre, double spread);
 
 // Adds batch i to moments i, for all i, with one team of threads. Rows with NaN or infinity are left out and

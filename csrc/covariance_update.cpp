@@ -1,6 +1,7 @@
 // The update of covariance.hpp, in chunks of rows. Per chunk: (1) copy the rows into panels, shifted and with
 // their column sums; (2) multiply tile by tile, each tile of the result owned by one task, so that no result
 // depends on the number of threads; (3) add the column sums.
+#include <Eigen/Core>
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -9,6 +10,7 @@
 #include <numeric>
 
 #include "covariance.hpp"
+#include "random.hpp"
 
 namespace repgeom {
 
@@ -45,6 +47,7 @@ struct Operand {
     std::vector<T> shift;       // of this call
     std::vector<double> delta;  // shift - side->shift
     bool moved = false;         // any delta is not 0
+    bool shifted = false;       // any shift is not 0
     index_t panels = 0;
     T* packed = nullptr;       // panels x chunk rows x panel
     T* scaled = nullptr;       // the same times the weights; equal to packed without weights
@@ -76,6 +79,22 @@ struct Tile {
     index_t j;
 };
 
+constexpr index_t sampled_rows = 64;  // looked at before the work starts
+
+// At most sampled_rows of them, one from each of equal stretches but not at equal distances: every 64th row
+// of sequences of 64 tokens would be a first token.
+std::vector<index_t> scattered(const std::vector<index_t>& rows) {
+    const auto n = static_cast<index_t>(rows.size());
+    if (n <= sampled_rows) return rows;
+    std::vector<index_t> chosen;
+    for (index_t i = 0; i < sampled_rows; ++i) {
+        const index_t begin = i * n / sampled_rows, end = (i + 1) * n / sampled_rows;
+        const std::uint64_t bits = random_bits(0, 0, static_cast<std::uint64_t>(i));
+        chosen.push_back(rows[begin + static_cast<index_t>(bits % static_cast<std::uint64_t>(end - begin))]);
+    }
+    return chosen;
+}
+
 template <typename T>
 class Updater {
   public:
@@ -101,7 +120,6 @@ class Updater {
 
   private:
     static constexpr double unit = std::numeric_limits<T>::epsilon() / 2;
-    static constexpr index_t shift_rows = 64;  // sampled to choose the shift
 
     index_t padded(const Operand<T>& operand) const { return operand.panels * kernels_.panel; }
 
@@ -141,16 +159,15 @@ class Updater {
             if (job.moments->count == 0) operand.side->shift[j] = shift;
             operand.delta[j] = shift - operand.side->shift[j];
             operand.moved = operand.moved || operand.delta[j] != 0;
+            operand.shifted = operand.shifted || shift != 0;
         }
     }
 
     // Per column: the common shift if it is within 4 spreads of the median of the sampled rows, else the
     // median.
     void choose_shift(const Job<T>& job, Operand<T>& operand) {
-        const index_t n = static_cast<index_t>(job.rows.size());
-        const index_t sampled = std::min(n, shift_rows);
-        std::vector<index_t> rows(static_cast<std::size_t>(sampled));
-        for (index_t i = 0; i < sampled; ++i) rows[i] = job.rows[i * n / sampled];
+        const std::vector<index_t> rows = scattered(job.rows);
+        const index_t sampled = static_cast<index_t>(rows.size());
         const std::vector<T> zero(static_cast<std::size_t>(padded(operand)));
         std::vector<T> panels(static_cast<std::size_t>(sampled * padded(operand)));
         std::vector<double> sums(static_cast<std::size_t>(padded(operand)));
@@ -165,7 +182,7 @@ class Updater {
     }
 
     double shift_of_column(const T* column, index_t n, double common) const {
-        std::array<T, shift_rows> values;
+        std::array<T, sampled_rows> values;
         index_t used = 0;
         double sum = 0, square = 0;
         for (index_t i = 0; i < n; ++i) {
@@ -253,7 +270,6 @@ class Updater {
             if (!finite_sums(job)) {
                 drop_nonfinite_rows(job);
                 pack_all({&job, 1});
-                require(finite_sums(job), "column sums must be finite in float64", "an overflow");
             }
         for (Job<T>& job : jobs)
             job.weight = job.weights.empty() ? static_cast<double>(job.chunk_rows())
@@ -394,8 +410,12 @@ class Updater {
 
     void multiply_tile(Job<T>& job, const Tile& tile, double* product) {
         const Operand<T>& right = tile.cross ? job.cross : job.x;
-        for (index_t k = 0; k < job.chunk_rows(); k += options_.run) {
-            const index_t n_rows = std::min(options_.run, job.chunk_rows() - k);
+        // 512 squares of whole numbers up to 127 stay below 2^24, so do 256 of shifted ones: both sums are
+        // exact.
+        const index_t run =
+            job.x.shifted || right.shifted ? std::max<index_t>(1, options_.run / 2) : options_.run;
+        for (index_t k = 0; k < job.chunk_rows(); k += run) {
+            const index_t n_rows = std::min(run, job.chunk_rows() - k);
             for_each_micro_tile(job, tile, product, [&](index_t row, index_t column, double* c) {
                 const auto multiply = k == 0 ? kernels_.store : kernels_.accumulate;
                 multiply(element(job, job.x.scaled, row, k), element(job, right.packed, column, k), n_rows,
@@ -452,7 +472,9 @@ class Updater {
         // weighting: 3 u.
         const double k = static_cast<double>(std::min(options_.run, job.chunk_rows()));
         const double delta = operand.delta[i];
-        side.error[i] += (4 * std::sqrt(k) + 3) * unit * square;
+        const double underflow =
+            static_cast<double>(job.chunk_rows()) * static_cast<double>(std::numeric_limits<T>::min());
+        side.error[i] += (4 * std::sqrt(k) + 3) * unit * square + underflow;
         side.square[i] += square + delta * (2 * operand.sums[i] + job.weight * delta);
     }
 
@@ -505,7 +527,20 @@ class Updater {
     std::vector<std::vector<double>> products_;  // one per thread
 };
 
+// Squares of larger numbers leave float64, and then no sum could be trusted.
+void check_magnitude(const MatrixView& view, const char* rule) {
+    constexpr double limit = 1e150;
+    if (view.dtype != Dtype::float64) return;
+    for (index_t i = 0; i < view.rows; ++i) {
+        const double* row = static_cast<const double*>(view.data) + i * view.row_stride;
+        for (index_t j = 0; j < view.columns; ++j)
+            require(!(std::abs(row[j]) > limit) || std::isinf(row[j]), rule, row[j]);
+    }
+}
+
 void check(const Moments& moments, const Batch& batch) {
+    check_magnitude(batch.x, "finite values of x must be at most 1e150 in magnitude");
+    check_magnitude(batch.cross, "finite values of cross must be at most 1e150 in magnitude");
     require(batch.x.columns == moments.x.dim, "x must have " + std::to_string(moments.x.dim) + " columns",
             batch.x.columns);
     if (moments.cross.dim > 0) {
@@ -544,19 +579,57 @@ Job<T> make_job(Moments& moments, const Batch& batch) {
     return job;
 }
 
-// A cross-covariance with a float64 side is computed in float64.
+// Whether the largest magnitude of every column, read off a few rows, is 0 or from `low` to `high`.
+template <typename Value>
+bool within(const MatrixView& view, const std::vector<index_t>& rows, double low, double high) {
+    std::vector<double> largest(static_cast<std::size_t>(view.columns));
+    for (const index_t row : rows) {
+        const Value* values = static_cast<const Value*>(view.data) + row * view.row_stride;
+        for (index_t j = 0; j < view.columns; ++j) {
+            const double magnitude = std::abs(static_cast<double>(values[j]));
+            if (std::isfinite(magnitude)) largest[j] = std::max(largest[j], magnitude);
+        }
+    }
+    return std::all_of(largest.begin(), largest.end(),
+                       [&](double m) { return m == 0 || (m >= low && m <= high); });
+}
+
+// Products must neither vanish nor overflow in float32.
+bool fits_float32(const MatrixView& view, const std::vector<index_t>& rows) {
+    constexpr double low = 1e-15, high = 1e16;
+    switch (view.dtype) {
+        case Dtype::float64:
+            return false;
+        case Dtype::float32:
+            return within<float>(view, rows, low, high);
+        case Dtype::bfloat16:
+            return within<Eigen::bfloat16>(view, rows, low, high);
+        case Dtype::float16:
+            return true;
+    }
+    return false;
+}
+
+// float64 data, and float32 data of extreme size, are computed in float64.
 bool in_float64(const Batch& batch) {
-    return batch.x.dtype == Dtype::float64 ||
-           (batch.cross.data != nullptr && batch.cross.dtype == Dtype::float64);
+    std::vector<index_t> rows(static_cast<std::size_t>(batch.x.rows));
+    std::iota(rows.begin(), rows.end(), index_t{0});
+    rows = scattered(rows);
+    const auto moderate = [](double w) { return w == 0 || (w >= 1e-10 && w <= 1e10); };
+    const bool weights =
+        batch.weights == nullptr || std::all_of(batch.weights, batch.weights + batch.x.rows, moderate);
+    const bool cross = batch.cross.data == nullptr || fits_float32(batch.cross, rows);
+    return !(weights && cross && fits_float32(batch.x, rows));
 }
 
 template <typename T>
-void run(std::span<Moments* const> moments, std::span<const Batch> batches, const UpdateOptions& options,
-         ThreadTeam& team, Workspace& workspace, std::vector<index_t>& dropped) {
+void run(std::span<Moments* const> moments, std::span<const Batch> batches, const std::vector<bool>& wide,
+         const UpdateOptions& options, ThreadTeam& team, Workspace& workspace,
+         std::vector<index_t>& dropped) {
     std::vector<Job<T>> jobs;
     std::vector<std::size_t> origin;
     for (std::size_t i = 0; i < moments.size(); ++i) {
-        if (in_float64(batches[i]) != std::is_same_v<T, double>) continue;
+        if (wide[i] != std::is_same_v<T, double>) continue;
         jobs.push_back(make_job<T>(*moments[i], batches[i]));
         origin.push_back(i);
     }
@@ -581,8 +654,10 @@ std::vector<index_t> update(std::span<Moments* const> moments, std::span<const B
     }
     ThreadTeam team(options.threads);
     std::vector<index_t> dropped(moments.size());
-    run<float>(moments, batches, options, team, workspace, dropped);
-    run<double>(moments, batches, options, team, workspace, dropped);
+    std::vector<bool> wide;
+    for (const Batch& batch : batches) wide.push_back(in_float64(batch));
+    run<float>(moments, batches, wide, options, team, workspace, dropped);
+    run<double>(moments, batches, wide, options, team, workspace, dropped);
     return dropped;
 }
 

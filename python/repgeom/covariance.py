@@ -6,6 +6,7 @@ float64 whatever comes in; see ``csrc/covariance.hpp`` for the arithmetic and it
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeAlias
 
@@ -173,7 +174,7 @@ class Covariance:
         return {
             "version": STATE_VERSION,
             "dim": self.dim,
-            "cross_dim": self.cross_dim,
+            "cross_dim": self.cross_dim or 0,
             **self._moments.state(),
         }
 
@@ -183,14 +184,20 @@ class Covariance:
         Raises:
             ValueError: Another version, another width or a missing entry. The statistic is as before then.
         """
-        expected = {"version": STATE_VERSION, "dim": self.dim, "cross_dim": self.cross_dim}
+        self._check_state(state)
+        try:
+            self._moments.restore(dict(state))
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(f"state_dict must hold numbers and float64 arrays, got {error}") from error
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        expected = {"version": STATE_VERSION, "dim": self.dim, "cross_dim": self.cross_dim or 0}
         for key, value in expected.items():
             if state.get(key, None) != value:
                 raise ValueError(f"state_dict[{key!r}] must be {value}, got {state.get(key, None)}")
         missing = sorted(set(self._moments.state()) - set(state))
         if missing:
             raise ValueError(f"state_dict must have the entries {missing}, got {sorted(state)}")
-        self._moments.restore(dict(state))
 
     def __repr__(self) -> str:
         return (
@@ -283,5 +290,10 @@ class CovarianceBank(Mapping[str, Covariance]):
         """Replaces all statistics by saved ones of the same names."""
         if set(state) != set(self):
             raise ValueError(f"state_dict must have the names {sorted(self)}, got {sorted(state)}")
+        fresh = {}
         for name, statistic in self._statistics.items():
-            statistic.load_state_dict(state[name])
+            fresh[name] = copy.copy(statistic)
+            fresh[name]._moments = _core.Moments(statistic.dim)
+            fresh[name].load_state_dict(state[name])
+        for name, statistic in self._statistics.items():
+            statistic._moments = fresh[name]._moments
