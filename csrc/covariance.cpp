@@ -111,8 +111,7 @@ void Moments::cross_covariance(double denominator, double* out) const {
 }
 
 void Moments::error_scale(const Side& side, double denominator, double* out) const {
-    // Additions in float64: one per run and row of the sums, rounded like a random walk.
-    const double float64_part = 4 * unit64 * (2 + std::sqrt(static_cast<double>(count)));
+    const double float64_part = unit64 * (64 + static_cast<double>(count));
     for (index_t j = 0; j < side.dim; ++j)
         out[j] = std::sqrt((side.error[j] + float64_part * std::max(0.0, side.square[j])) / denominator);
 }

@@ -468,13 +468,13 @@ class Updater {
 
     void add_diagonal(Side& side, const Job<T>& job, const Operand<T>& operand, index_t i,
                       double square) const {
-        // A run of k sums: c sqrt(k) u with c = 4 (Higham and Mary 2019); subtraction of the shift and
-        // weighting: 3 u.
+        // The worst case of a run of k sums, and 3 u for the product, the shift and the weight (Higham 2002,
+        // section 3.1). Not sqrt(k) u: sums of equal terms are rounded the same way every time.
         const double k = static_cast<double>(std::min(options_.run, job.chunk_rows()));
         const double delta = operand.delta[i];
         const double underflow =
             static_cast<double>(job.chunk_rows()) * static_cast<double>(std::numeric_limits<T>::min());
-        side.error[i] += (4 * std::sqrt(k) + 3) * unit * square + underflow;
+        side.error[i] += (k + 3) * unit * square + underflow;
         side.square[i] += square + delta * (2 * operand.sums[i] + job.weight * delta);
     }
 

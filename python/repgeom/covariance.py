@@ -159,9 +159,9 @@ class Covariance:
         """Scale b ``[d]`` of the rounding error: ``abs(error[i, j]) <= b[i] * b[j]`` for every entry of the
         covariance.
 
-        Counts the rounding of products and sums in the statistic itself (4 sqrt(k) u for a run of k products,
-        u the unit roundoff; Higham and Mary 2019), not the quantisation of the data before they came here.
-        The bound is probabilistic with a wide margin.
+        Guaranteed, not typical: it counts every rounding of products, shifts, weights and sums in the
+        statistic at its worst, (k + 3) u for a run of k products with unit roundoff u (Higham 2002, section
+        3.1). It does not count the quantisation of the data before they came here.
         """
         return self._moments.error_scale(ddof)
 
