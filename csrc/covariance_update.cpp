@@ -528,10 +528,11 @@ class Updater {
 };
 
 // Squares of larger numbers leave float64, and then no sum could be trusted.
-void check_magnitude(const MatrixView& view, const char* rule) {
+void check_magnitude(const MatrixView& view, const double* weights, const char* rule) {
     constexpr double limit = 1e150;
     if (view.dtype != Dtype::float64) return;
     for (index_t i = 0; i < view.rows; ++i) {
+        if (weights != nullptr && weights[i] == 0) continue;
         const double* row = static_cast<const double*>(view.data) + i * view.row_stride;
         for (index_t j = 0; j < view.columns; ++j)
             require(!(std::abs(row[j]) > limit) || std::isinf(row[j]), rule, row[j]);
@@ -539,8 +540,8 @@ void check_magnitude(const MatrixView& view, const char* rule) {
 }
 
 void check(const Moments& moments, const Batch& batch) {
-    check_magnitude(batch.x, "finite values of x must be at most 1e150 in magnitude");
-    check_magnitude(batch.cross, "finite values of cross must be at most 1e150 in magnitude");
+    check_magnitude(batch.x, batch.weights, "finite values of x must be at most 1e150 in magnitude");
+    check_magnitude(batch.cross, batch.weights, "finite values of cross must be at most 1e150 in magnitude");
     require(batch.x.columns == moments.x.dim, "x must have " + std::to_string(moments.x.dim) + " columns",
             batch.x.columns);
     if (moments.cross.dim > 0) {

@@ -62,6 +62,8 @@ void restore(Moments& m, const py::dict& state) {
     fresh.nonfinite = state["nonfinite"].cast<index_t>();
     fresh.recentred = state["recentred"].cast<index_t>();
     fresh.weight_sum = state["weight_sum"].cast<double>();
+    require(fresh.count >= 0 && fresh.weight_sum >= 0, "count and weight_sum of a state must not be negative",
+            fresh.count);
     fresh.weight_square_sum = state["weight_square_sum"].cast<double>();
     restore_vector(state, "second", fresh.second);
     restore_vector(state, "cross_second", fresh.cross_second);

@@ -29,15 +29,18 @@ def kernel_input(array: Array) -> Array:
     """The array as the native core can read it: the same memory, detached from autograd.
 
     Raises:
-        ValueError: the array is a torch tensor outside host memory.
+        ValueError: A torch tensor that is sparse or outside host memory.
+        TypeError: A masked array.
     """
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError("arrays must not be masked: pass .data and the mask as weights, got a MaskedArray")
     if not is_torch(array):
         return array
-    if array.device.type != "cpu":
-        raise ValueError(
-            f"arrays must be in host memory, got a tensor on {array.device}; move it with .cpu()"
-        )
-    return array.detach()
+    if array.device.type != "cpu" or str(array.layout) != "torch.strided":
+        where = f"a {array.layout} tensor on {array.device}"
+        raise ValueError(f"tensors must be dense and in host memory, got {where}; use .to_dense() and .cpu()")
+    # A pending negation or conjugation is only a flag on the same memory.
+    return array.detach().resolve_conj().resolve_neg()
 
 
 def weights_input(weights: Array | None) -> Float64Array | None:
@@ -45,5 +48,5 @@ def weights_input(weights: Array | None) -> Float64Array | None:
     if weights is None:
         return None
     if is_torch(weights):
-        weights = weights.detach().cpu().numpy()
+        weights = kernel_input(weights).double().numpy()
     return np.ascontiguousarray(weights, dtype=np.float64)

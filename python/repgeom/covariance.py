@@ -136,6 +136,8 @@ class Covariance:
 
     def merge(self, other: Covariance) -> Covariance:
         """Adds what another statistic of the same widths has seen."""
+        if not isinstance(other, Covariance):
+            raise TypeError(f"other must be a Covariance, got {type(other).__name__}")
         self._moments.merge(other._moments)
         return self
 
@@ -273,6 +275,8 @@ class CovarianceBank(Mapping[str, Covariance]):
 
     def merge(self, other: CovarianceBank) -> CovarianceBank:
         """Adds what another bank of the same names and widths has seen."""
+        if not isinstance(other, CovarianceBank):
+            raise TypeError(f"other must be a CovarianceBank, got {type(other).__name__}")
         if set(other) != set(self):
             raise ValueError(f"banks must have the same names, got {sorted(self)} and {sorted(other)}")
         for name, statistic in self._statistics.items():
