@@ -1030,8 +1030,8 @@ def test_warnings_as_errors_do_not_cost_the_results(tmp_path):
     """
     model, batches = model_families.custom(), distinct(loader(24, 16))
     poisoned(model, batches, tokens=1)
-    with warnings.catch_warnings(), pytest.raises(RuntimeWarning, match="NaN or infinity"):
-        warnings.simplefilter("error")
+    # The suite's own filter makes errors of warnings.
+    with pytest.raises(RuntimeWarning, match="NaN or infinity"):
         analyze(model, batches, save_dir=tmp_path / "run")
     assert repgeom.load_results(tmp_path / "run").metrics["nonfinite_tokens"].tolist() == [0, 0, 1]
 
