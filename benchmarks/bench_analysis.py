@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import representation_geometry as peer
 import torch
-from timing import machine, medians
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import repgeom as rg
+from timing import machine, medians
 
 BATCH, LENGTH, SAMPLE = 4, 512, 512
 
@@ -145,9 +145,7 @@ def main() -> None:
         run_phase(args.phase, args.batches)
         return
     print(f"{machine()}; {args.threads} threads")
-    print(
-        f"GPT-2 small (12 layers, 768, vocabulary 50257), {args.batches} batches of {BATCH} x {LENGTH} tokens\n"
-    )
+    print(f"GPT-2 small (12 layers, 768, vocabulary 50257), {args.batches} batches of {BATCH} x {LENGTH}\n")
     report_time(args.batches, args.repeats)
     report_memory(args.batches, args.threads)
 

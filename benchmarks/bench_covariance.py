@@ -1,6 +1,6 @@
-"""Covariance update beside torch, NumPy and representation-geometry, on the same arrays, answers compared first.
+"""Covariance update beside torch, NumPy and representation-geometry, on the same arrays.
 
-python benchmarks/bench_covariance.py            the table
+python benchmarks/bench_covariance.py            the table; answers are compared first
 pytest benchmarks/bench_covariance.py            the same calls under pytest-benchmark
 """
 
@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 from representation_geometry.online import RunningCovariance
-from timing import machine, medians, multiply_add_peak
 
 import repgeom as rg
+from timing import machine, medians, multiply_add_peak
 
 ROWS = 8192
 PEERS = ("torch", "numpy", "representation-geometry")
@@ -88,7 +88,8 @@ def main() -> None:
     print(f"{machine()}; {args.threads} threads; fp32 multiply-add peak {peak / 1e9:.0f} GFLOP/s")
     print(f"One update of {ROWS} fp32 rows; flops counted as n d^2; medians of {args.repeats}.\n")
     print(
-        "| d | layers | repgeom | GFLOP/s | of peak | bf16 / fp32 | vs torch | vs NumPy | vs representation-geometry |"
+        "| d | layers | repgeom | GFLOP/s | of peak | bf16 / fp32 | vs torch | vs NumPy "
+        "| vs representation-geometry |"
     )
     print("|---|---|---|---|---|---|---|---|---|")
     for dim in args.dims:
@@ -101,7 +102,8 @@ def main() -> None:
             ratios = " | ".join(f"{times[peer] / ours:.1f}x" for peer in PEERS)
             share, half = rate / peak, times["repgeom bf16"] / ours
             print(
-                f"| {dim} | {layers} | {ours * 1e3:.1f} ms | {rate / 1e9:.0f} | {share:.0%} | {half:.2f} | {ratios} |",
+                f"| {dim} | {layers} | {ours * 1e3:.1f} ms | {rate / 1e9:.0f} | {share:.0%} "
+                f"| {half:.2f} | {ratios} |",
                 flush=True,
             )
 

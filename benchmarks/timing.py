@@ -1,4 +1,4 @@
-"""Timing that can be trusted on a shared machine: peers take turns, medians are compared, the floor is measured."""
+"""Timing that can be trusted on a shared machine: peers take turns, medians are compared."""
 
 from __future__ import annotations
 
@@ -12,14 +12,22 @@ from pathlib import Path
 
 from repgeom import _core
 
+PAUSE = 0.2
+
 
 def medians(calls: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each call; after one warm-up each they run in turn, so that drift hits all alike."""
+    """Median seconds of each call.
+
+    After one warm-up each they run in turn, so that drift hits all alike, and after a pause, so that the
+    idle threads of one program (OpenMP and OpenBLAS keep them spinning for a while) do not take a core from
+    the next.
+    """
     for call in calls.values():
         call()
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for _ in range(repeats):
         for name, call in calls.items():
+            time.sleep(PAUSE)
             start = time.perf_counter()
             call()
             seconds[name].append(time.perf_counter() - start)
@@ -27,7 +35,7 @@ def medians(calls: Mapping[str, Callable[[], object]], repeats: int) -> dict[str
 
 
 def multiply_add_peak(threads: int, repeats: int = 5) -> float:
-    """fp32 multiply-add flop/s of this machine, measured in registers on all threads at once: the floor's rate."""
+    """fp32 multiply-add flop/s of this machine, measured in registers on all threads at once."""
     iterations = 3_000_000
     rates = []
     with ThreadPoolExecutor(threads) as pool:

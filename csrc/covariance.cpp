@@ -157,6 +157,13 @@ void shift_moments(Moments& m, const std::vector<double>& delta_x, const std::ve
     shift_side(m.cross, delta_y, m.weight_sum);
 }
 
+// So that float32 batches can use the common shift as it is.
+double float32_if_possible(double shift) {
+    return std::abs(shift) < std::numeric_limits<float>::max()
+               ? static_cast<double>(static_cast<float>(shift))
+               : shift;
+}
+
 // How far the shift of `side` should move down to sit on the mean; 0 where it is close enough already.
 std::vector<double> distance_to_mean(const Side& side, double weight) {
     std::vector<double> delta(side.sum.size());
@@ -164,7 +171,8 @@ std::vector<double> distance_to_mean(const Side& side, double weight) {
         const double mean = side.sum[j] / weight;
         const double variance = std::max(0.0, side.square[j] / weight - mean * mean);
         if (mean * mean > 16 * variance)
-            delta[j] = side.shift[j] - rounded_shift(side.shift[j] + mean, std::sqrt(variance));
+            delta[j] =
+                side.shift[j] - float32_if_possible(rounded_shift(side.shift[j] + mean, std::sqrt(variance)));
     }
     return delta;
 }

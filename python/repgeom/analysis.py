@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
+import sys
 import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -19,12 +19,11 @@ from tqdm import tqdm
 from repgeom.capture import Activations, capture
 from repgeom.collect import Collector
 from repgeom.interrupts import deferred_interrupt
-from repgeom.measurand import moved_to
+from repgeom.measurand import running
 from repgeom.metadata import software
 from repgeom.metrics import Measured, measure
 from repgeom.plan import Plan, eigenproblem_seconds, memory_needed
 from repgeom.prepare import Run, prepare
-from repgeom.probe import evaluating, input_device
 from repgeom.results import AnalysisResults
 from repgeom.tokens import TokenPolicy
 
@@ -154,6 +153,8 @@ def analyze_model(
         results.save(save_dir=run.save_dir, save_mode=run.save_mode, overwrite=run.overwrite)
     if interrupted:
         raise RunInterrupted(results)
+    for note in results.metadata["warnings"]:
+        warnings.warn(note, RuntimeWarning, stacklevel=2)
     return results
 
 
@@ -176,11 +177,10 @@ def plan_analysis(
     collector = copy.deepcopy(run.collector)
     seconds: dict[str, float] = {}
     if first is not None:
-        start = time.perf_counter()
-        with evaluating(run.measurand.model), _capturing(run, collector) as activations:
-            collector.begin(first)
-            activations.run(*first.args, **first.kwargs, **run.forward)
-        elapsed = time.perf_counter() - start
+        with running(run.measurand) as device, _capturing(run, collector) as activations:
+            start = time.perf_counter()
+            _run_batch(activations, collector, first.to(device), run.forward)
+            elapsed = time.perf_counter() - start
         share = (run.source.n_positions or positions) / max(1, first.n_tokens + first.n_padding)
         seconds["forward and statistics"] = elapsed * share
     widths = tuple(layer.width or 0 for layer in collector.layers.values())
@@ -209,17 +209,19 @@ def _capturing(run: Run, collector: Collector) -> Any:
 
 def _collect(run: Run, progress: bool) -> bool:
     """Runs the batches; whether Ctrl-C ended it early."""
-    model, collector = run.measurand.model, run.collector
-    device = input_device(model)
+    collector = run.collector
     bar = tqdm(total=run.source.n_tokens, unit="tok", unit_scale=True, disable=not progress, desc="measuring")
-    announce = lambda: bar.write("Ctrl-C: stopping after this batch (again to stop at once)")  # noqa: E731
+
+    def announce() -> None:
+        bar.write("Ctrl-C: stopping after this batch (again to stop at once)", file=sys.stderr)
+
     with (
-        evaluating(model),
-        moved_to(model, run.measurand.device) if run.measurand.device else nullcontext(),
+        running(run.measurand) as device,
         _capturing(run, collector) as activations,
         deferred_interrupt(announce) as interrupted,
         bar,
     ):
+        run.metadata["input_device"] = str(device)
         for batch in run.source.batches():
             _run_batch(activations, collector, batch.to(device), run.forward)
             bar.update(collector.n_tokens - bar.n)
@@ -232,7 +234,7 @@ def _run_batch(activations: Activations, collector: Collector, batch: Any, forwa
     before = collector.seconds["covariance"] + collector.seconds["sample"]
     start = time.perf_counter()
     collector.begin(batch)
-    activations.run(*batch.args, **batch.kwargs, **forward)
+    activations.run(*batch.args, **{**batch.kwargs, **forward})
     inside = collector.seconds["covariance"] + collector.seconds["sample"] - before
     collector.seconds["forward"] += time.perf_counter() - start - inside
 
@@ -249,17 +251,14 @@ def _results(run: Run, measured: Measured, interrupted: bool, started: float) ->
         "layers": [layer.layer for layer in collector.layers.values()],
         "hook_targets": run.measurand.targets,
         "sites": list(collector.layers),
-        "input_device": str(input_device(run.measurand.model)),
         "interrupted": interrupted,
         "warnings": notes,
         "software": software(),
         "runtime_sec": time.perf_counter() - started,
         "seconds": dict(collector.seconds),
     }
-    for note in notes:
-        warnings.warn(note, RuntimeWarning, stacklevel=3)
     return AnalysisResults(
-        metrics=pd.DataFrame(measured.metrics),
+        metrics=measured.metrics_table(),
         novelty=pd.DataFrame(measured.novelty),
         diagnostics=measured.diagnostics(),
         eigenvalues=measured.eigenvalues,

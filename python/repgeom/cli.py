@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,16 +14,12 @@ import typer
 if TYPE_CHECKING:
     from repgeom.results import AnalysisResults
 
-RUN_EXAMPLES = """
+RUN_EXAMPLES = """\b
 Examples:
-
-  repgeom run                                        the demo model on the demo corpus
-
+  repgeom run                          the demo model on the demo corpus
   repgeom run gpt2 --text book.txt --max-tokens 50000
-
-  repgeom run ./my-model --layers 0:12:2 --hook-point residual_output --out runs/mine
-
-  repgeom run gpt2 --dry-run                         what it would do, and what that costs
+  repgeom run ./my-model --layers 0:12:2 --out runs/mine
+  repgeom run gpt2 --dry-run           what it would do, and what that costs
 """
 
 EXIT_INCOMPLETE = 3
@@ -54,14 +51,9 @@ def _one_sentence() -> Iterator[None]:
     """Bad input ends with one sentence and exit code 1; anything else is a bug and keeps its traceback."""
     try:
         yield
-    except (
-        ValueError,
-        RuntimeError,
-        FileNotFoundError,
-        FileExistsError,
-        PermissionError,
-        NotADirectoryError,
-    ) as error:
+    except typer.Exit:
+        raise
+    except (ValueError, RuntimeError, OSError) as error:
         typer.echo(f"repgeom: error: {error}", err=True)
         raise typer.Exit(1) from None
 
@@ -134,6 +126,8 @@ def run(
         if dry_run:
             typer.echo(plan_analysis(model, **options))
             return
+        # What it warns of is printed below the table.
+        warnings.simplefilter("ignore", RuntimeWarning)
         try:
             results = analyze_model(model, progress=progress, **options)
         except RunInterrupted as interrupt:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -74,7 +75,6 @@ class Collector:
     layers: dict[str, LayerStatistics]
     sample: TokenSample
     threads: int | None = None
-    moments: bool = True
     tokens: SampledTokens = field(init=False)
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     n_tokens: int = 0
@@ -122,9 +122,8 @@ class Collector:
                 f"{site}: all batches must have the same width, "
                 f"got {rows.shape[1]} after {layer.covariance.dim}"
             )
-        if self.moments:
-            with self.timed("covariance"):
-                layer.covariance.update(rows, self._weights)
+        with self.timed("covariance"):
+            layer.covariance.update(rows, self._weights)
         with self.timed("sample"):
             self._keep_sampled(layer, rows)
 
@@ -136,9 +135,10 @@ class Collector:
             )
         rows = activation.reshape(-1, activation.shape[-1])
         keep = None if self._batch is None else self._batch.keep
-        if keep is not None and len(rows) != keep.numel():
+        leading = activation.shape[:-1]
+        if keep is not None and leading not in (keep.shape, (keep.numel(),)):
             raise ValueError(
-                f"{site}: activations must have one row per position of the batch {tuple(keep.shape)}, "
+                f"{site}: activations must be [batch, seq, d] of the batch {tuple(keep.shape)}, "
                 f"got shape {tuple(activation.shape)}"
             )
         return rows if rows.device.type == "cpu" else rows.cpu()
@@ -173,34 +173,30 @@ class PairedRows:
     """The sample as measurements read it: the same tokens in every layer, in the order of the stream.
 
     Attributes:
-        rows: ``[m, d]`` by layer.
+        rows: ``[m, d]`` by layer; a row may hold NaN or infinity.
+        finite: bool ``[m]`` by layer, where all of the row is finite.
         tokens: Ids, sequence numbers and positions of the m tokens.
         index: int64 ``[m]``, positions in the stream of counted tokens.
-        n_dropped: Sampled tokens left out because some layer is not finite there.
     """
 
     rows: Mapping[int, Float64Array]
+    finite: Mapping[int, npt.NDArray[np.bool_]]
     tokens: SampledTokens
     index: IntArray
-    n_dropped: int
 
 
 def paired_rows(collector: Collector) -> PairedRows:
-    """Reads the sample; tokens that are not finite in some layer are left out of all."""
+    """Reads the sample."""
     order = collector.sample.order()
     rows = {
         layer.layer: layer.rows[torch.from_numpy(order)].numpy()
         for layer in collector.layers.values()
         if layer.rows is not None
     }
-    finite = np.ones(len(order), bool)
-    for values in rows.values():
-        finite &= np.isfinite(values).all(axis=1)
-    kept = order[finite]
     tokens = collector.tokens
     return PairedRows(
-        {layer: values[finite] for layer, values in rows.items()},
-        SampledTokens(tokens.token_ids[kept], tokens.sequence_ids[kept], tokens.positions[kept]),
-        collector.sample.index[kept],
-        int((~finite).sum()),
+        rows,
+        {layer: np.isfinite(values).all(axis=1) for layer, values in rows.items()},
+        SampledTokens(tokens.token_ids[order], tokens.sequence_ids[order], tokens.positions[order]),
+        collector.sample.index[order],
     )

@@ -167,6 +167,17 @@ class Covariance:
         """
         return self._moments.error_scale(ddof)
 
+    @property
+    def resolution(self) -> float:
+        """Eigenvalues of :meth:`covariance` below this are rounding noise.
+
+        The typical spectral norm of the rounding error: independent errors of size ``b[i] b[j] / sqrt(k)``,
+        with b the :meth:`error_bound` and k = 512 products a run, make a random matrix of norm
+        ``2 sqrt(d / k) mean(b**2)``.
+        """
+        scale = self.error_bound()
+        return float(2 * (self.dim / 512) ** 0.5 * (scale @ scale) / self.dim)
+
     def cross_error_bound(self, ddof: float = 1) -> tuple[Float64Array, Float64Array]:
         """Scales a ``[d]``, b ``[cross_dim]``: ``abs(error[i, j]) <= a[i] * b[j]``, for the second stream."""
         return self._moments.error_scale(ddof), self._moments.error_scale(ddof, cross=True)

@@ -15,6 +15,7 @@ from repgeom.anatomy import ModelAnatomy, anatomy
 from repgeom.collect import LayerStatistics
 from repgeom.metadata import model_label
 from repgeom.models import load_model, parse_layers
+from repgeom.probe import evaluating, input_device
 from repgeom.tokens import TokenBatch
 
 HOOK_POINTS = "residual_input, residual_output, module_input:<path>, module_output:<path>"
@@ -79,7 +80,7 @@ class Measurand:
     def targets(self) -> list[str]:
         """Names of the hooked blocks or module, as representation-geometry writes them."""
         if self.anatomy is None:
-            return [self.hook_point]
+            return [self.hook_point.partition(":")[2]]
         return [f"block_{index}" for index in sorted(self._indices)]
 
     @property
@@ -121,7 +122,9 @@ def find_measurand(
         )
         target = None if device is None or getattr(model, "hf_device_map", None) else torch.device(device)
         return Measurand(model, label, tokenizer, hook_point, layers, target)
-    name = None if model_name is None else fspath(model_name)  # type: ignore[arg-type]
+    if model_name is not None and not isinstance(model_name, (str, PathLike)):
+        raise ValueError(f"model_name must be a name, a path or a module, got {type(model_name).__name__}")
+    name = None if model_name is None else fspath(model_name)
     loaded, loaded_tokenizer = load_model(
         name,
         dtype=dtype,
@@ -145,11 +148,19 @@ def _check_hook_point(hook_point: str, layers: Any) -> None:
 
 
 @contextmanager
-def moved_to(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """The model on ``device`` inside the block, and back where it was afterwards."""
-    before = next((parameter.device for parameter in model.parameters()), device)
-    model.to(device)
-    try:
-        yield
-    finally:
-        model.to(before)
+def running(measurand: Measurand) -> Iterator[torch.device]:
+    """The model in eval mode and on its device inside the block, and as it was afterwards.
+
+    Yields:
+        The device that token ids must be on.
+    """
+    model, target = measurand.model, measurand.device
+    before = next((parameter.device for parameter in model.parameters()), None)
+    with evaluating(model):
+        if target is not None:
+            model.to(target)
+        try:
+            yield input_device(model)
+        finally:
+            if target is not None and before is not None:
+                model.to(before)

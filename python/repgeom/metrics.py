@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -70,6 +70,11 @@ class Measured:
     eigenvalues: dict[str, Float64Array] = field(default_factory=dict)
     arrays: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
 
+    def metrics_table(self) -> pd.DataFrame:
+        """The metrics, with the columns in the order of the fullest row."""
+        fullest: dict[str, Any] = max(self.metrics, key=lambda row: len(row), default={})
+        return pd.DataFrame(self.metrics, columns=list(fullest))
+
     def diagnostics(self) -> dict[str, pd.DataFrame]:
         """Tables of the diagnostics that have rows."""
         return {"normalization_ablation": pd.DataFrame(self.ablation)} if self.ablation else {}
@@ -85,7 +90,7 @@ def measure(collector: Collector, settings: Settings) -> Measured:
     for layer in layers:
         view = _measure_layer(measured, layer, sample, layers, settings)
         if before is not None and "novelty" in settings.families:
-            measured.novelty.append(_novelty(before, view, settings))
+            measured.novelty.append(_novelty(before, view, sample, settings))
         before = view
     return measured
 
@@ -101,12 +106,16 @@ def _measure_layer(
     covariance = layer.covariance
     assert covariance is not None
     name = f"layer_{layer.layer:02d}"
-    rows = sample.rows.get(layer.layer, np.empty((0, covariance.dim)))
+    rows = np.empty((0, covariance.dim))
+    if layer.layer in sample.rows:
+        rows = sample.rows[layer.layer][sample.finite[layer.layer]]
     row: dict[str, Any] = _identity(layer, layers, settings)
     vectors, rank = np.empty((covariance.dim, 0)), 0
     if covariance.count >= 2 and {"spectrum", "novelty"} & set(settings.families):
         values, vectors = eigenpairs(covariance)
-        shape = spectrum(values, count=covariance.count, compat=settings.compat)
+        shape = spectrum(
+            values, count=covariance.count, resolution=covariance.resolution, compat=settings.compat
+        )
         rank = shape.rank
         measured.eigenvalues[name] = shape.eigenvalues
         if "spectrum" in settings.families:
@@ -118,7 +127,7 @@ def _measure_layer(
     if "sample" in settings.families:
         row |= sample_svd_metrics(rows, compat=settings.compat)
     if not is_peer(settings.compat):
-        row |= _evidence(layer, rank)
+        row |= _evidence(layer, rank, len(rows))
     measured.metrics.append(row)
     if "normalization_ablation" in settings.diagnostics:
         labels = {key: row[key] for key in ("model_key", "model_label", "layer")}
@@ -153,11 +162,15 @@ def _spectrum_columns(
     return columns
 
 
-def _evidence(layer: LayerStatistics, rank: int) -> dict[str, Any]:
+def _evidence(layer: LayerStatistics, rank: int, sampled: int) -> dict[str, Any]:
     """Size of the vectors, what was left out, and whether the row can be trusted."""
     covariance = layer.covariance
     assert covariance is not None
-    columns: dict[str, Any] = {"nonfinite_tokens": covariance.nonfinite, "status": "ok"}
+    columns: dict[str, Any] = {
+        "sampled_tokens": sampled,
+        "nonfinite_tokens": covariance.nonfinite,
+        "status": "ok",
+    }
     if covariance.count < 2:
         return {**columns, "status": f"too few rows: {covariance.count} finite"}
     mean = covariance.mean
@@ -171,10 +184,17 @@ def _evidence(layer: LayerStatistics, rank: int) -> dict[str, Any]:
     return columns
 
 
-def _novelty(before: LayerView, view: LayerView, settings: Settings) -> dict[str, Any]:
+def _novelty(before: LayerView, view: LayerView, sample: PairedRows, settings: Settings) -> dict[str, Any]:
+    both = sample.finite.get(before.layer, np.empty(0, bool)) & sample.finite.get(
+        view.layer, np.empty(0, bool)
+    )
+    pair = [
+        replace(side, sample=sample.rows[side.layer][both]) if side.layer in sample.rows else side
+        for side in (before, view)
+    ]
     return novelty_row(
-        before,
-        view,
+        pair[0],
+        pair[1],
         model_key=settings.model_key,
         model_label=settings.model_label,
         novelty_k=settings.novelty_k,

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from repgeom.artifact import check_writable
-from repgeom.checks import is_peer
+from repgeom.checks import check_integer, is_peer
 from repgeom.collect import Collector
 from repgeom.measurand import Measurand, find_measurand
 from repgeom.metadata import describe_model, model_key
@@ -78,8 +78,13 @@ def prepare(
     """Checks everything that can be checked before the model runs, cheapest first."""
     families, wanted = parse_metrics(metrics), parse_diagnostics(diagnostics)
     peer = is_peer(compat)
-    _require_integer("sample_limit", sample_limit)
-    _require_integer("novelty_k", novelty_k)
+    check_integer("sample_limit", sample_limit, 0)
+    check_integer("novelty_k", novelty_k, 0)
+    check_integer("seed", seed, 0)
+    if seed >= 2**64:
+        raise ValueError(f"seed must be below 2**64, got {seed}")
+    if threads is not None:
+        check_integer("threads", threads, 1)
     mode = _save_mode(save_mode, save_dir)
     target = check_writable(Path(save_dir or run_name or "repgeom-run"), overwrite) if mode else None
     policy = token_policy or TokenPolicy()
@@ -107,12 +112,7 @@ def prepare(
         name=dataset_name,
     )
     measurand = measurand.with_batch(source.peek)
-    collector = Collector(
-        measurand.statistics(),
-        TokenSample(sample_limit, seed=seed, first=peer),
-        threads,
-        bool({"spectrum", "novelty"} & set(families)),
-    )
+    collector = Collector(measurand.statistics(), TokenSample(sample_limit, seed=seed, first=peer), threads)
     collector.seconds["load"] = time.perf_counter() - started
     settings = Settings(model_key(measurand.label), measurand.label, families, wanted, novelty_k, compat)
     metadata = {
@@ -140,12 +140,9 @@ def prepare(
     return Run(measurand, source, collector, settings, forward, mode, target, overwrite, metadata)
 
 
-def _require_integer(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"{name} must be an integer >= 0, got {value!r}")
-
-
 def _save_mode(save_mode: str | None, save_dir: str | PathLike[str] | None) -> str | None:
+    if save_mode is not None and not isinstance(save_mode, str):
+        raise ValueError(f"save_mode must be one of {SAVE_MODES}, got {save_mode!r}")
     mode = save_mode.lower() if save_mode is not None else ("bundle" if save_dir is not None else None)
     if mode is not None and mode not in SAVE_MODES:
         raise ValueError(f"save_mode must be one of {SAVE_MODES}, got {save_mode!r}")

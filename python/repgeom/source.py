@@ -140,5 +140,11 @@ def _documents(text: str | Path | Sequence[str] | None) -> tuple[list[str], str]
 
 
 def _context(measurand: Measurand) -> int | None:
-    context = config_values(measurand.model).get("max_position_embeddings")
-    return context if isinstance(context, int) and context > 0 else None
+    values = config_values(measurand.model)
+    named = [values.get(key) for key in ("max_position_embeddings", "n_positions")]
+    limits = [limit for limit in named if isinstance(limit, int) and limit > 0]
+    # Learned positions that begin after the padding id (RoBERTa) hold fewer tokens than the table has rows.
+    for name, module in measurand.model.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            limits.append(int(module.num_embeddings) - int(module.padding_idx) - 1)
+    return min(limits, default=None)

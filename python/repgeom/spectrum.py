@@ -107,7 +107,11 @@ class Spectrum:
 
 
 def spectrum(
-    covariance_or_eigenvalues: Any, *, count: float | None = None, compat: str | None = None
+    covariance_or_eigenvalues: Any,
+    *,
+    count: float | None = None,
+    resolution: float | None = None,
+    compat: str | None = None,
 ) -> Spectrum:
     """Measure the spectrum of a covariance.
 
@@ -115,6 +119,8 @@ def spectrum(
         covariance_or_eigenvalues: An object with ``.covariance()`` and ``.count``, a symmetric positive
             semi-definite ``[d, d]`` array, or ``[d]`` eigenvalues in any order.
         count: Rows the covariance was estimated from; by default the object's own count.
+        resolution: Eigenvalues below it are rounding noise of the covariance; by default the object's own
+            resolution, else 0. They do not count in ``rank`` and the slope.
         compat: ``"representation-geometry"`` for the peer's slope and tie rules.
 
     Raises:
@@ -126,6 +132,8 @@ def spectrum(
     count = _checked_count(source.count if streamed and count is None else count)
     if streamed and count is not None and count < 2:
         return _undefined(np.full(np.size(source.mean), np.nan), count, 0.0, "too few rows")
+    if resolution is None:
+        resolution = float(getattr(source, "resolution", 0.0)) if streamed else 0.0
     values = _eigenvalues(source.covariance() if streamed else source)
     if len(values) == 0:
         raise ValueError(f"a spectrum needs d >= 1, got shape {np.shape(source)}")
@@ -135,7 +143,7 @@ def spectrum(
         return _undefined(np.full(len(values), np.nan), count, lowest, "too few rows")
     if values[0] <= 0.0:
         return _undefined(values, count, lowest, "zero")
-    return _measured(values, count, lowest, compat)
+    return _measured(values, count, lowest, resolution, compat)
 
 
 def _checked_count(count: float | None) -> float | None:
@@ -146,9 +154,11 @@ def _checked_count(count: float | None) -> float | None:
     return int(count) if count == int(count) else float(count)
 
 
-def _measured(values: FloatArray, count: float | None, lowest: float, compat: str | None) -> Spectrum:
+def _measured(
+    values: FloatArray, count: float | None, lowest: float, resolution: float, compat: str | None
+) -> Spectrum:
     dim = len(values)
-    rank = _numerical_rank(values, count)
+    rank = _numerical_rank(values, count, resolution)
     metrics = _metrics(values, rank, compat)
     debiased = float("nan") if count is None else _debiased_participation(values, count)
     return Spectrum(
@@ -161,7 +171,14 @@ def _measured(values: FloatArray, count: float | None, lowest: float, compat: st
         most_negative=lowest,
         status="rank deficient" if count is not None and count - 1 < dim else "ok",
         warnings=tuple(
-            _warnings(values, count, lowest=lowest, rank=rank, metrics=metrics, debiased=debiased)
+            _warnings(
+                values,
+                count,
+                lowest=lowest + resolution,
+                rank=rank,
+                metrics=metrics,
+                debiased=debiased,
+            )
         ),
         **metrics,
     )
@@ -265,8 +282,8 @@ def _slope(lam: FloatArray, stop: int) -> float:
     return float(ranks @ (logs - logs.mean()) / (ranks @ ranks))
 
 
-def _numerical_rank(lam: FloatArray, count: float | None) -> int:
-    rank = int(np.sum(lam > len(lam) * _EPS * lam[0]))
+def _numerical_rank(lam: FloatArray, count: float | None, resolution: float = 0.0) -> int:
+    rank = int(np.sum(lam > max(len(lam) * _EPS * lam[0], resolution)))
     return rank if count is None else min(rank, int(count) - 1)
 
 
