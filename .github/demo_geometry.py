@@ -47,5 +47,6 @@ if __name__ == "__main__":
     measured = profiles()
     for label, outcome in measured.items():
         print(label)
-        print(outcome.metrics[["layer", "d_pr", "d_entropy", "top10_share", "k90", "rms_norm"]].round(3).to_string())
+        columns = ["layer", "d_pr", "d_entropy", "top10_share", "k90", "rms_norm"]
+        print(outcome.metrics[columns].round(3).to_string())
     draw(measured, Path(__file__).with_suffix(".png"))

@@ -352,10 +352,6 @@ def test_models_as_users_write_them(options, hook_point):
 
 @pytest.mark.parametrize("side", ["input", "output"])
 def test_a_module_that_works_sequence_first_never_counts_padding(side):
-    """BUG (collect.py, Collector._rows): only the *number* of rows is compared with the mask, so the rows of
-    a ``[seq, batch, d]`` module are weighted with the mask of other tokens, silently. Right numbers are
-    accepted here, and so is a refusal that names the module.
-    """
     model, batches = model_families.custom(sequence_first=True), loader(12, 8)
     plain = model_families.custom()
     want = streams(plain, batches, [plain.blocks[1]], side)
@@ -370,11 +366,6 @@ def test_a_module_that_works_sequence_first_never_counts_padding(side):
 
 @pytest.mark.parametrize("why", ["repeated tokens", "layer norm"])
 def test_the_rank_is_that_of_the_data_and_not_of_rounding(why):
-    """BUG (spectrum.py, _numerical_rank, fed by metrics.py): directions count from ``d * 2.2e-16`` of the
-    first, but the sums are float32 (`Covariance.error_bound`). Twenty different tokens in the input of layer
-    0, or the output of any layer norm, have fewer directions than d; the rest is rounding, and the slope is
-    then drawn through that rounding (spectral.md, section 9: slopes of rank-deficient covariances).
-    """
     if why == "repeated tokens":
         model, options = model_families.custom(), {"layers": "0"}
         batches = [
@@ -450,9 +441,6 @@ def test_batches_in_every_documented_form(form):
 
 
 def test_a_batch_may_say_use_cache_itself():
-    """BUG (analysis.py, _run_batch): ``run(**batch.kwargs, **forward)`` gives use_cache twice: TypeError. The
-    peer takes such batches.
-    """
     model, batches = model_families.build("llama"), loader(12, 8)
     want = analyze(model, batches)
     given = analyze(model, [{**batch, "use_cache": False} for batch in batches])
@@ -475,15 +463,12 @@ def test_families_ask_for_no_more_and_no_less():
         assert found.novelty.empty == ("novelty" not in names)
         if not found.novelty.empty:
             assert found.novelty.equals(everything.novelty)
-        # BUG (prepare.py, Collector(moments=...)): metrics="sample" alone feeds no covariance, and then
-        # tokens_observed is 0 and the status of every layer "too few rows: 0 finite".
         assert found.metrics[shared].equals(everything.metrics[shared]), names
     assert analyze(model, batches, metrics=None).metrics.equals(everything.metrics)
     assert analyze(model, batches, metrics=[]).metrics.equals(everything.metrics)
 
 
 def test_non_finite_tokens_are_reported_also_when_only_the_sample_is_measured():
-    """BUG: as above; tokens with NaN leave the sample without any word (PairedRows.n_dropped is unused)."""
     model, batches = model_families.custom(), loader(12, 8)
     poisoned(model, batches, tokens=3)
     with pytest.warns(RuntimeWarning, match="tokens hold NaN or infinity"):
@@ -587,10 +572,6 @@ class Elsewhere(model_families.Custom):
 
 @pytest.mark.parametrize("job", ["analyze", "plan"])
 def test_batches_follow_the_model_to_its_device(monkeypatch, job):
-    """BUG (analysis.py): _collect reads the device of the model before `moved_to`, so batches stay behind;
-    plan_analysis moves neither batch nor model (``repgeom run --dry-run`` on a machine with a GPU);
-    metadata["input_device"] is read after the model was moved back.
-    """
     torch.manual_seed(0)
     model, sent = Elsewhere(), []
 
@@ -601,7 +582,7 @@ def test_batches_follow_the_model_to_its_device(monkeypatch, job):
         sent.append(str(where))
         return batch
 
-    monkeypatch.setattr(analysis, "input_device", device)
+    monkeypatch.setattr("repgeom.measurand.input_device", device)
     monkeypatch.setattr(TokenBatch, "to", send)
     if job == "plan":
         model.places.append("cuda:0")  # a model that lives there
@@ -678,15 +659,11 @@ def test_bad_input_is_one_sentence(tmp_path, monkeypatch, options, match):
 
 @pytest.mark.parametrize("seed", [-1, 2**64, 0.5, "x"])
 def test_a_seed_out_of_range_is_one_sentence(seed):
-    """BUG: TypeError with the C++ signature of random_bits, after the model was loaded."""
     assert_untouched(model_families.custom(), match="seed", seed=seed)
 
 
 @pytest.mark.parametrize("options", [{"threads": 0}, {"seed": -1}, {"device": "no-such-device"}])
 def test_options_are_checked_before_the_first_batch_is_run(monkeypatch, options):
-    """BUG: `prepare` promises that whatever can fail before the model runs fails there; threads and seed fail
-    in the first batch.
-    """
     model, ran = model_families.custom(), []
     monkeypatch.setattr(analysis, "_collect", lambda *_: ran.append(1))
     with pytest.raises((ValueError, TypeError, RuntimeError, AttributeError)):
@@ -696,7 +673,6 @@ def test_options_are_checked_before_the_first_batch_is_run(monkeypatch, options)
 
 @pytest.mark.parametrize("save_mode", [True, 3])
 def test_save_modes_that_are_no_strings(save_mode):
-    """BUG (prepare.py, _save_mode): AttributeError."""
     assert_untouched(model_families.custom(), match="save_mode must be one of", save_mode=save_mode)
 
 
@@ -731,7 +707,6 @@ def test_models_that_are_none(tmp_path):
         analyze(tmp_path / "nothing")
     with pytest.raises(ValueError, match=r"config\.json"):
         analyze(tmp_path)
-    # BUG (measurand.py): TypeError of os.fspath, which does not say which argument is meant.
     for model in (3, ["gpt2"]):
         with pytest.raises((TypeError, ValueError), match="model"):
             analyze(model)
@@ -769,7 +744,11 @@ def test_a_module_of_another_length_is_refused():
             del attention_mask
             return self.norm(self.embed(input_ids).mean(dim=1))
 
-    assert_untouched(Pooled(), hook_point="module_input:norm", match="norm:input: .*one row per position")
+    assert_untouched(
+        Pooled(),
+        hook_point="module_input:norm",
+        match="norm:input: activations must be .batch, seq, d. of the batch",
+    )
 
 
 def test_a_site_that_never_fires_is_named():
@@ -951,20 +930,23 @@ def test_bad_tokens_are_counted_by_layer_and_left_out(tmp_path, value):
     assert found.metrics["tokens_observed"].tolist() == [n, n, n - 4]
     assert found.metadata["tokens_observed"] == n
     assert len(found.metadata["warnings"]) == 1
-    # The sample holds the tokens that are finite in every layer: the same ones in every layer.
-    index = found.arrays["sample.index"]
-    assert index.tolist() == np.flatnonzero(~bad).tolist()
-    sizes = {len(found.arrays[f"sample.layer_{layer:02d}"]) for layer in range(3)}
-    assert sizes == {n - 4}
+    # The sample holds the same tokens in every layer; each measurement leaves out what is not finite for it.
+    assert found.arrays["sample.index"].tolist() == list(range(n))
+    assert found.metrics["sampled_tokens"].tolist() == [n, n, n - 4]
+    finite = [np.isfinite(found.arrays[f"sample.layer_{layer:02d}"]).all(axis=1) for layer in range(3)]
+    assert all(len(rows) == n for rows in finite)
+    assert (finite[2] == ~bad).all()
+    sampled = [clean[0], clean[1], clean[2][~bad]]
+    pairs = [(clean[0], clean[1]), (clean[1][~bad], clean[2][~bad])]
     for layer, stream in enumerate([clean[0], clean[1], clean[2][~bad]]):
         values = np.linalg.eigvalsh(np.cov(stream, rowvar=False))[::-1]
         np.testing.assert_allclose(found.eigenvalues[f"layer_{layer:02d}"], values, rtol=1e-4)
         rank = min(stream.shape[1], len(stream) - 1)
         assert_row(found.metrics.iloc[layer], spectrum_of(values, rank), 1e-4, str(layer))
-        assert_row(found.metrics.iloc[layer], sample_of(clean[layer][~bad]), 1e-4, str(layer))
+        assert_row(found.metrics.iloc[layer], sample_of(sampled[layer]), 1e-4, str(layer))
     k = 4
     for layer, (left, right) in enumerate([(clean[0], clean[1]), (clean[1], clean[2][~bad])]):
-        want = novelty_of(left, right, clean[layer][~bad], clean[layer + 1][~bad], k)
+        want = novelty_of(left, right, *pairs[layer], k)
         assert_row(found.novelty.iloc[layer], want, 5e-3, str(layer))
     assert repgeom.load_results(tmp_path / "run").metrics.equals(found.metrics)
 
@@ -1011,10 +993,6 @@ def test_a_layer_without_a_finite_token_has_its_row_and_the_others_their_numbers
 
 
 def test_a_broken_layer_does_not_take_the_sample_of_the_sound_ones_without_a_word():
-    """BUG (collect.py, paired_rows): a token that is not finite in one layer leaves the sample of all layers;
-    after an overflow everywhere in one layer, sound layers have NaN in every sample metric and standard
-    error, the status "ok" and no warning. `PairedRows.n_dropped` is not recorded anywhere.
-    """
     model, batches = model_families.custom(), distinct(loader(24, 16))
     poisoned(model, batches, tokens=1000, layer=1, value=math.inf)
     with pytest.warns(RuntimeWarning, match="NaN or infinity"):
@@ -1025,9 +1003,6 @@ def test_a_broken_layer_does_not_take_the_sample_of_the_sound_ones_without_a_wor
 
 
 def test_warnings_as_errors_do_not_cost_the_results(tmp_path):
-    """BUG (analysis.py, _results): the warning comes before the results are saved; under ``python -W error``
-    a run of hours ends with nothing on disk.
-    """
     model, batches = model_families.custom(), distinct(loader(24, 16))
     poisoned(model, batches, tokens=1)
     # The suite's own filter makes errors of warnings.
@@ -1037,9 +1012,6 @@ def test_warnings_as_errors_do_not_cost_the_results(tmp_path):
 
 
 def test_columns_do_not_depend_on_which_layer_is_broken():
-    """BUG (metrics.py): the columns of a table stand in the order of its first row; when that layer has no
-    finite token, the spectrum comes last.
-    """
     model, batches = model_families.custom(), distinct(loader(24))
     usual = analyze(model, batches)
     model.embed.register_forward_hook(lambda _m, _a, output: output * math.nan)
@@ -1088,10 +1060,7 @@ def test_interrupted_runs_carry_what_was_seen(tmp_path, capsys):
     handler = signal.getsignal(signal.SIGINT)
     model.train()
     counted = hooks(model)
-    with (
-        pytest.warns(RuntimeWarning, match="interrupted after 43 tokens"),
-        pytest.raises(RunInterrupted, match=r"interrupted after 43 tokens.*saved in") as caught,
-    ):
+    with pytest.raises(RunInterrupted, match=r"interrupted after 43 tokens.*saved in") as caught:
         analyze(model, pressing(batches, 1), novelty_k=4, sample_limit=30, save_dir=tmp_path / "run")
     results = caught.value.results
     assert isinstance(caught.value, KeyboardInterrupt)
@@ -1104,17 +1073,12 @@ def test_interrupted_runs_carry_what_was_seen(tmp_path, capsys):
     loaded = repgeom.load_results(tmp_path / "run")
     assert loaded.metrics.equals(results.metrics)
     assert loaded.metadata["interrupted"] is True
-    # BUG (analysis.py, _collect): the notice goes to standard output, also with progress=False (tqdm.write
-    # without a file): whoever pipes the output gets it in the data.
     assert capsys.readouterr().out == ""
 
 
 def test_interrupted_runs_say_when_nothing_was_saved(capsys):
     model = model_families.custom()
-    with (
-        pytest.warns(RuntimeWarning, match="interrupted"),
-        pytest.raises(RunInterrupted, match="not saved") as caught,
-    ):
+    with pytest.raises(RunInterrupted, match="not saved") as caught:
         analyze(model, pressing(loader(20, 9, 14), 1))
     assert caught.value.results.artifact_dir is None
     capsys.readouterr()
@@ -1122,7 +1086,7 @@ def test_interrupted_runs_say_when_nothing_was_saved(capsys):
 
 def test_a_run_that_was_complete_when_interrupted_holds_all_tokens(capsys):
     model, batches = model_families.custom(), loader(20, 9, 14)
-    with pytest.warns(RuntimeWarning, match="interrupted"), pytest.raises(RunInterrupted) as caught:
+    with pytest.raises(RunInterrupted) as caught:
         analyze(model, pressing(batches, 2))
     assert caught.value.results.metadata["batches_observed"] == 3
     capsys.readouterr()

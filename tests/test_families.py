@@ -67,10 +67,6 @@ def windows(tokenizer: Any, length: int, budget: int) -> list[list[int]]:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_run_on_a_folder(family, tokenizer, tmp_path, monkeypatch):
-    """BUG for gpt2 (source.py, _context): of the saved configuration only ``max_position_embeddings`` is
-    looked at, GPT-2 calls it ``n_positions``: IndexError of the embedding, with a traceback. A trained GPT-2
-    fails so with --max-length 2048 where its tokenizer knows no limit.
-    """
     monkeypatch.chdir(tmp_path)
     model = saved(family, tokenizer, tmp_path / "model")
     (tmp_path / "text.txt").write_text(TEXT, encoding="utf-8")
@@ -118,10 +114,6 @@ def test_run_on_a_folder(family, tokenizer, tmp_path, monkeypatch):
 
 
 def test_a_context_with_an_offset_is_known_as_well(tokenizer, tmp_path):
-    """BUG (source.py, _context): RoBERTa's positions begin at ``pad_token_id + 1``, so that of 64 of them 62
-    are there for tokens; with a tokenizer that does not say so, the run ends with torch's
-    "index 64 is out of bounds".
-    """
     saved("roberta", tokenizer, tmp_path / "model")
     model, loaded = repgeom.load_model(tmp_path / "model", device="cpu")
     found = repgeom.analyze_model(model, tokenizer=loaded, text=TEXT, max_tokens=300, progress=False)

@@ -76,9 +76,6 @@ def assert_close(found: repgeom.AnalysisResults, want: repgeom.AnalysisResults, 
         assert [*table.columns] == [*other.columns]
         # The bound of the rounding error is no number of the data.
         for column in table.columns.drop("covariance_error", errors="ignore"):
-            # BUG (spectrum.py, _numerical_rank): where a layer has fewer directions than
-            # d (every post-norm encoder: a layer norm's output has d - 1), the slope is drawn through one
-            # eigenvalue of pure rounding, and doubles or halves with the padding.
             loose = column.startswith(("log_spectrum", "feature_subspace"))
             bound = 1e-2 if loose else 10 * rtol
             if table[column].dtype.kind == "f":

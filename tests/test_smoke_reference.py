@@ -104,8 +104,6 @@ def test_compat_reproduces_every_table(model, batches, hook_point):
     reference.assert_matches(f"spectral.smoke.{hook_point}", tables, ignore={"metadata"})
     assert set(want["metadata"]) <= set(found.metadata)
     differing = {name for name, value in want["metadata"].items() if found.metadata[name] != value}
-    # BUG (measurand.py, Measurand.targets): for a module hook point the peer writes the path alone,
-    # ["lm_head"]; ours is ["module_input:lm_head"], though its docstring says "as the peer writes them".
     assert differing == OTHER_METADATA
     for name in ("metrics", "novelty", "ablation"):
         assert len(tables[name]) == len(want[name])

@@ -36,9 +36,12 @@ def kernel_input(array: Array) -> Array:
         raise TypeError("arrays must not be masked: pass .data and the mask as weights, got a MaskedArray")
     if not is_torch(array):
         return array
-    if array.device.type != "cpu" or str(array.layout) != "torch.strided":
-        where = f"a {array.layout} tensor on {array.device}"
-        raise ValueError(f"tensors must be dense and in host memory, got {where}; use .to_dense() and .cpu()")
+    if array.device.type != "cpu":
+        raise ValueError(
+            f"arrays must be in host memory, got a tensor on {array.device}; move it with .cpu()"
+        )
+    if str(array.layout) != "torch.strided":
+        raise ValueError(f"tensors must be dense, got {array.layout}; use .to_dense()")
     # A pending negation or conjugation is only a flag on the same memory.
     return array.detach().resolve_conj().resolve_neg()
 

@@ -72,8 +72,9 @@ class Measured:
 
     def metrics_table(self) -> pd.DataFrame:
         """The metrics, with the columns in the order of the fullest row."""
-        fullest: dict[str, Any] = max(self.metrics, key=lambda row: len(row), default={})
-        return pd.DataFrame(self.metrics, columns=list(fullest))
+        fullest = max((list(row) for row in self.metrics), key=len, default=[])
+        table: pd.DataFrame = pd.DataFrame(self.metrics, columns=fullest)
+        return table
 
     def diagnostics(self) -> dict[str, pd.DataFrame]:
         """Tables of the diagnostics that have rows."""
@@ -127,7 +128,7 @@ def _measure_layer(
     if "sample" in settings.families:
         row |= sample_svd_metrics(rows, compat=settings.compat)
     if not is_peer(settings.compat):
-        row |= _evidence(layer, rank, len(rows))
+        row |= _evidence(layer, len(rows))
     measured.metrics.append(row)
     if "normalization_ablation" in settings.diagnostics:
         labels = {key: row[key] for key in ("model_key", "model_label", "layer")}
@@ -155,6 +156,7 @@ def _spectrum_columns(
     columns: dict[str, Any] = dict(shape.metrics)
     if is_peer(settings.compat):
         return columns
+    columns["rank"] = shape.rank
     columns["d_pr_debiased"] = shape.d_pr_debiased
     columns["near_rank_one"] = shape.near_rank_one
     if len(rows) >= 2 and shape.status != "zero":
@@ -162,7 +164,7 @@ def _spectrum_columns(
     return columns
 
 
-def _evidence(layer: LayerStatistics, rank: int, sampled: int) -> dict[str, Any]:
+def _evidence(layer: LayerStatistics, sampled: int) -> dict[str, Any]:
     """Size of the vectors, what was left out, and whether the row can be trusted."""
     covariance = layer.covariance
     assert covariance is not None
@@ -177,7 +179,6 @@ def _evidence(layer: LayerStatistics, rank: int, sampled: int) -> dict[str, Any]
     total = float(np.trace(covariance.covariance(ddof=0)))
     columns["mean_norm"] = float(np.linalg.norm(mean))
     columns["rms_norm"] = float(np.sqrt(total + mean @ mean))
-    columns["rank"] = rank
     columns["covariance_error"] = float(np.sum(covariance.error_bound() ** 2) / total) if total else 0.0
     if covariance.nonfinite:
         columns["status"] = f"{covariance.nonfinite} tokens with NaN or infinity left out"
