@@ -12,7 +12,7 @@ from pathlib import Path
 
 from repgeom import _core
 
-PAUSE = 0.2
+PAUSE = 0.05
 
 
 def medians(calls: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:

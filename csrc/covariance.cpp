@@ -1,5 +1,7 @@
 #include "covariance.hpp"
 
+#include <unistd.h>
+
 #include <Eigen/Core>
 #include <algorithm>
 #include <cmath>
@@ -208,6 +210,24 @@ void Moments::merge(const Moments& other) {
 }
 
 void Workspace::Free::operator()(void* memory) const { std::free(memory); }
+
+Workspace::~Workspace() { drop_team(); }
+
+void Workspace::drop_team() {
+    // Of a team that was started before a fork, the child has the object but not the threads to join.
+    if (process_ == getpid())
+        team_.reset();
+    else
+        static_cast<void>(team_.release());
+}
+
+ThreadTeam& Workspace::team(int threads) {
+    if (threads != threads_ || process_ != getpid()) drop_team();
+    if (!team_) team_ = std::make_unique<ThreadTeam>(threads);
+    threads_ = threads;
+    process_ = getpid();
+    return *team_;
+}
 
 void* Workspace::reserve(std::size_t bytes) {
     constexpr std::size_t alignment = 64;

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
 #include <span>
 #include <vector>
 
@@ -65,18 +66,33 @@ struct Batch {
     const double* weights = nullptr;  // one per row, finite and >= 0; null: 1
 };
 
-// Memory that survives from call to call: fresh pages cost more than the arithmetic on them.
+// What survives from call to call, because making it anew costs more than the arithmetic: memory, whose fresh
+// pages would have to be mapped, and threads, which the scheduler starts on a busy processor.
 class Workspace {
   public:
+    Workspace() = default;
+    ~Workspace();
+    Workspace(const Workspace&) = delete;
+    Workspace& operator=(const Workspace&) = delete;
+
     void* reserve(std::size_t bytes);
     std::size_t bytes() const { return bytes_; }
+    ThreadTeam& team(int threads);
+    std::mutex& mutex() { return mutex_; }  // one update at a time
 
   private:
     struct Free {
         void operator()(void* memory) const;
     };
+
+    void drop_team();
+
     std::unique_ptr<void, Free> memory_;
     std::size_t bytes_ = 0;
+    std::unique_ptr<ThreadTeam> team_;
+    int threads_ = 0;
+    long process_ = 0;  // that started the team
+    std::mutex mutex_;
 };
 
 struct UpdateOptions {

@@ -648,12 +648,13 @@ void run(std::span<Moments* const> moments, std::span<const Batch> batches, cons
 
 std::vector<index_t> update(std::span<Moments* const> moments, std::span<const Batch> batches,
                             const UpdateOptions& options, Workspace& workspace) {
+    const std::lock_guard lock(workspace.mutex());
     for (std::size_t i = 0; i < moments.size(); ++i) {
         check(*moments[i], batches[i]);
         require(std::find(moments.begin(), moments.begin() + i, moments[i]) == moments.begin() + i,
                 "each Covariance must appear once in a call", "one of them twice");
     }
-    ThreadTeam team(options.threads);
+    ThreadTeam& team = workspace.team(options.threads);
     std::vector<index_t> dropped(moments.size());
     std::vector<bool> wide;
     for (const Batch& batch : batches) wide.push_back(in_float64(batch));

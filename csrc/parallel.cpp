@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <exception>
 #include <mutex>
@@ -29,6 +30,21 @@ int usable_processors() {
     if (sched_getaffinity(0, sizeof set, &set) == 0) return std::max(1, CPU_COUNT(&set));
 #endif
     return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+// Waits until `value` is no longer `seen`. Rounds follow each other within microseconds: whoever slept
+// between them would be woken on the processor of its waker, and the two would take turns instead of running
+// at once.
+void wait_while(const std::atomic<int>& value, int seen) {
+    using clock = std::chrono::steady_clock;
+    const clock::time_point patience = clock::now() + std::chrono::microseconds(200);
+    while (value.load() == seen) {
+        if (clock::now() > patience) {
+            value.wait(seen);
+            return;
+        }
+        std::this_thread::yield();
+    }
 }
 
 }  // namespace
@@ -62,7 +78,7 @@ struct ThreadTeam::Shared {
 
     void serve(int thread) {
         for (int seen = 0;;) {
-            round.wait(seen);
+            wait_while(round, seen);
             seen = round.load();
             if (closing) return;
             drain(thread);
@@ -102,7 +118,7 @@ void ThreadTeam::run(index_t count, const std::function<void(index_t, int)>& wor
     shared_->busy.store(size() - 1);
     shared_->start_round();
     shared_->drain(0);
-    for (int busy; (busy = shared_->busy.load()) != 0;) shared_->busy.wait(busy);
+    for (int busy; (busy = shared_->busy.load()) != 0;) wait_while(shared_->busy, busy);
     if (shared_->error) std::rethrow_exception(std::exchange(shared_->error, nullptr));
 }
 
