@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import sys
 import time
 import warnings
@@ -174,7 +173,7 @@ def plan_analysis(
     run = prepare(model_name, dataloader, **options)
     first = run.source.peek()
     positions = run.source.largest_batch
-    collector = copy.deepcopy(run.collector)
+    collector = run.collector
     seconds: dict[str, float] = {}
     if first is not None:
         with running(run.measurand) as device, _capturing(run, collector) as activations:

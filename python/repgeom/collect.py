@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from repgeom.arrays import Float64Array
-from repgeom.covariance import Covariance
+from repgeom.covariance import Covariance, Workspace
 from repgeom.sampling import Draw, IntArray, TokenSample
 from repgeom.tokens import TokenBatch
 
@@ -26,7 +26,7 @@ class LayerStatistics:
     Attributes:
         layer: Index of the layer.
         site: Where its activations are read.
-        covariance: None before the first activation.
+        covariance: None before the width is known.
         rows: ``[limit, d]`` the sampled rows, float32 (float64 for float64 activations).
     """
 
@@ -37,7 +37,7 @@ class LayerStatistics:
 
     @property
     def width(self) -> int | None:
-        """Width of the activations; None before the first."""
+        """Width of the activations, once known."""
         return None if self.covariance is None else self.covariance.dim
 
 
@@ -80,6 +80,7 @@ class Collector:
     n_tokens: int = 0
     n_padding: int = 0
     n_batches: int = 0
+    _workspace: Workspace = field(default_factory=Workspace)
     _batch: TokenBatch | None = None
     _weights: Float64Array | None = None
     _draw: Draw | None = None
@@ -96,6 +97,20 @@ class Collector:
             yield
         finally:
             self.seconds[activity] += time.perf_counter() - start
+
+    def allocate(self, width: int, dtype: torch.dtype) -> None:
+        """Makes the statistics of all layers, when their width is known beforehand.
+
+        Made during the first forward, between its temporary tensors, they would keep the memory of those from
+        being given back.
+        """
+        for layer in self.layers.values():
+            self._allocate(layer, width, dtype)
+
+    def _allocate(self, layer: LayerStatistics, width: int, dtype: torch.dtype) -> None:
+        layer.covariance = Covariance(width, threads=self.threads, workspace=self._workspace)
+        kept = torch.float64 if dtype == torch.float64 else torch.float32
+        layer.rows = torch.zeros(self.sample.limit, width, dtype=kept)
 
     def begin(self, batch: TokenBatch) -> None:
         """Announces the batch whose activations come next."""
@@ -116,8 +131,9 @@ class Collector:
             self._draw_tokens(np.arange(len(rows)))
         layer = self.layers[site]
         if layer.covariance is None:
-            layer.covariance = Covariance(rows.shape[1], threads=self.threads)
-        elif layer.covariance.dim != rows.shape[1]:
+            self._allocate(layer, rows.shape[1], rows.dtype)
+        assert layer.covariance is not None
+        if layer.covariance.dim != rows.shape[1]:
             raise ValueError(
                 f"{site}: all batches must have the same width, "
                 f"got {rows.shape[1]} after {layer.covariance.dim}"
@@ -159,11 +175,8 @@ class Collector:
             self.tokens.sequence_ids[draw.slots] = batch.sequence_ids[self._positions // width].cpu().numpy()
 
     def _keep_sampled(self, layer: LayerStatistics, rows: Tensor) -> None:
-        if self._draw is None or self._positions is None or not len(self._positions):
+        if self._draw is None or self._positions is None or layer.rows is None or not len(self._positions):
             return
-        if layer.rows is None:
-            dtype = torch.float64 if rows.dtype == torch.float64 else torch.float32
-            layer.rows = torch.zeros(self.sample.limit, rows.shape[1], dtype=dtype)
         chosen = rows.index_select(0, torch.from_numpy(self._positions))
         layer.rows[torch.from_numpy(self._draw.slots)] = chosen.to(layer.rows.dtype)
 

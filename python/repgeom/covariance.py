@@ -15,6 +15,9 @@ from repgeom.arrays import Array, Float64Array, kernel_input, weights_input
 
 Weighting: TypeAlias = Literal["frequency", "reliability"]
 
+Workspace: TypeAlias = _core.Workspace
+"""Packing buffers and threads that live from call to call."""
+
 STATE_VERSION = 1
 
 
@@ -57,6 +60,7 @@ class Covariance:
         threads: Threads per call; ``None`` takes ``REPGEOM_NUM_THREADS``, ``OMP_NUM_THREADS`` or all
             processors.
         instruction_set: One of :func:`cpu_instruction_sets`; ``None`` takes the fastest.
+        workspace: Buffers and threads to share with statistics that are updated in turn; its own by default.
 
     Raises:
         ValueError: ``dim`` < 1, ``cross_dim`` < 0, ``threads`` < 1 or an instruction set that does not run
@@ -74,6 +78,7 @@ class Covariance:
         cross_dim: int | None = None,
         threads: int | None = None,
         instruction_set: str | None = None,
+        workspace: Workspace | None = None,
     ) -> None:
         self._moments = _core.Moments(dim, cross_dim or 0)
         self._threads = _checked_threads(threads)
@@ -82,7 +87,7 @@ class Covariance:
             raise ValueError(
                 f"instruction_set must be one of {cpu_instruction_sets()}, got {instruction_set!r}"
             )
-        self._workspace = _core.Workspace()
+        self._workspace = workspace or Workspace()
 
     @property
     def dim(self) -> int:
@@ -224,7 +229,7 @@ def _update(
     arrays: list[Array],
     cross: list[Array],
     weights: Array | None,
-    workspace: _core.Workspace,
+    workspace: Workspace,
 ) -> None:
     first = statistics[0]
     _core.update_moments(
@@ -253,11 +258,13 @@ class CovarianceBank(Mapping[str, Covariance]):
     ) -> None:
         if not dims:
             raise ValueError("a CovarianceBank needs at least one name, got {}")
-        self._statistics = {
-            name: Covariance(dim, threads=threads, instruction_set=instruction_set)
-            for name, dim in dims.items()
+        self._workspace = Workspace()
+        options: dict[str, Any] = {
+            "threads": threads,
+            "instruction_set": instruction_set,
+            "workspace": self._workspace,
         }
-        self._workspace = _core.Workspace()
+        self._statistics = {name: Covariance(dim, **options) for name, dim in dims.items()}
 
     def __getitem__(self, name: str) -> Covariance:
         return self._statistics[name]

@@ -87,6 +87,8 @@ def measure(collector: Collector, settings: Settings) -> Measured:
     sample = paired_rows(collector)
     _record_sample(measured, sample)
     layers = [layer for layer in collector.layers.values() if layer.covariance is not None]
+    if not collector.n_batches:
+        return measured
     before: LayerView | None = None
     for layer in layers:
         view = _measure_layer(measured, layer, sample, layers, settings)

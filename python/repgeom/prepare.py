@@ -113,6 +113,10 @@ def prepare(
     )
     measurand = measurand.with_batch(source.peek)
     collector = Collector(measurand.statistics(), TokenSample(sample_limit, seed=seed, first=peer), threads)
+    if measurand.anatomy is not None:
+        parameter = next(measurand.model.parameters(), None)
+        dtype = torch.float32 if parameter is None else parameter.dtype
+        collector.allocate(measurand.anatomy.d_model, dtype)
     collector.seconds["load"] = time.perf_counter() - started
     settings = Settings(model_key(measurand.label), measurand.label, families, wanted, novelty_k, compat)
     metadata = {
