@@ -1,14 +1,28 @@
-"""One Hypothesis profile (same examples every time, no deadline); one thread for the libraries' solvers.
+"""One thread, one Hypothesis profile (the same examples every time, no deadline), and what many tests read.
 
 Machines are shared: the threads of OpenBLAS and OpenMP, waiting for each other on busy cores, can make small
-eigenproblems a hundred times slower.
+problems a hundred times slower.
 """
 
 import os
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+from typing import Any
+
+import pytest
+import torch
+import transformers
 from hypothesis import settings
 
+from repgeom import demo
+
+torch.set_num_threads(1)
 settings.register_profile("repgeom", deadline=None, derandomize=True)
 settings.load_profile("repgeom")
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Any:
+    """The tokenizer of the demo model."""
+    return transformers.AutoTokenizer.from_pretrained(demo.MODEL_DIR)

@@ -30,14 +30,6 @@ TEXTS = [text[:500] for text in demo.held_out_documents()[:5]] + ["One short lin
 FIVE_METRICS = ("d_pr", "d_entropy", "stable_rank", "top1_share")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def demo_model() -> tuple[nn.Module, Any]:
     return repgeom.load_model(device="cpu")

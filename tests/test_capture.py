@@ -8,8 +8,6 @@ from model_families import BUILDERS, LAYERS, WIDTH, batch, build, custom, inputs
 from repgeom.capture import capture
 from repgeom.models import anatomy
 
-torch.set_num_threads(1)
-
 RESIDUAL = [f"resid_{side}.{i}" for i in range(LAYERS) for side in ("pre", "post")]
 
 

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +26,6 @@ from repgeom.cli import app
 QUICK = ("--max-tokens", "300", "--max-length", "64", "--layers", "0,1", "--text", "../quick.txt")
 QUICK += ("--no-progress",)
 ESCAPE = "\x1b"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

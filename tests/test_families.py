@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +21,6 @@ from repgeom.cli import app
 FAMILIES = ("gpt2", "gpt_neox", "llama", "mistral", "qwen2", "gemma", "opt", "bloom", "phi", "bert")
 # Longer than the 64 positions that these models have, and shorter.
 TEXT = demo.held_out_documents()[0][:1500]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return transformers.AutoTokenizer.from_pretrained(demo.MODEL_DIR)
 
 
 def saved(family: str, tokenizer: Any, folder: Path) -> nn.Module:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +30,6 @@ TEXTS = [
     demo.held_out_documents()[0][:600],
     "Padding must not count, wherever it stands: neither left nor right of what was written.",
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +118,7 @@ def test_one_padded_batch_is_the_texts_one_by_one(loaded, hidden, side):
 
 
 def test_the_input_of_a_post_norm_block_has_one_direction_less(loaded):
-    """The layer norm's output, freed of gain and bias, sums to zero. BUG: see test_analysis.py,
+    """The layer norm's output, freed of gain and bias, sums to zero; see test_analysis.py,
     test_the_rank_is_that_of_the_data_and_not_of_rounding.
     """
     found = analyze(

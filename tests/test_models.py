@@ -13,8 +13,6 @@ from model_families import BUILDERS, CAUSAL, LAYERS, VOCAB, WIDTH, WITH_LOGITS, 
 from repgeom.capture import capture
 from repgeom.models import anatomy, load_model, parse_layers
 
-torch.set_num_threads(1)
-
 
 def states_by_hand(model, blocks, inputs):
     """Inputs and outputs of the given block modules, by hooks of the test's own; and the model's output."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,14 +16,6 @@ from repgeom import demo
 # Batches of T5 need decoder tokens, whose padding is another matter; its decoder comes with a later issue.
 FAMILIES = tuple(name for name in model_families.BUILDERS if name != "t5")
 LENGTHS = (9, 4, 13, 1, 7, 13)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def sequences(lengths: tuple[int, ...] = LENGTHS) -> list[Tensor]:
