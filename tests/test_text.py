@@ -12,17 +12,12 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repgeom.demo import MODEL_DIR, corpus
+from repgeom.demo import corpus
 from repgeom.text import TextPlan, demo_text, plan_text, read_text
 from repgeom.tokens import TokenBatch, TokenPolicy
 from token_batches import DROP_SPECIAL, KEEP_PADDING, kept, stream
 
 TEXTS = ["One.", "A class definition is an executable statement.", "  \n ", "Names refer to objects. " * 40]
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    return transformers.AutoTokenizer.from_pretrained(MODEL_DIR)
 
 
 class WordTokenizer:
