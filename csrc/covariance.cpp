@@ -40,11 +40,12 @@ bool any_nonzero(const std::vector<double>& values) {
 }
 
 // The sums of `side`, whose shift is `delta` above the wanted one, about the wanted one.
-void shift_side(Side& side, const std::vector<double>& delta, double weight) {
+void shift_side(Side& side, const std::vector<double>& delta, double weight, index_t count) {
     for (std::size_t j = 0; j < delta.size(); ++j) {
         if (delta[j] == 0) continue;
         const double moved = side.square[j] + delta[j] * (2 * side.sum[j] + weight * delta[j]);
-        side.error[j] += 8 * unit64 * (side.square[j] + moved);
+        side.error[j] += unit64 * ((64 + static_cast<double>(count)) * std::max(0.0, side.square[j]) +
+                                   8 * std::abs(moved));
         side.square[j] = moved;
         side.sum[j] += weight * delta[j];
         side.shift[j] -= delta[j];
@@ -77,13 +78,23 @@ Moments::Moments(index_t dim, index_t cross_dim)
 double Moments::denominator(double ddof, Weighting weighting) const {
     const double lost = weighting == Weighting::frequency ? ddof : ddof * weight_square_sum / weight_sum;
     const double left = weight_sum - lost;
-    require(count >= 1 && left > 0, "a covariance needs more weight than ddof takes away", left);
+    // Weights that sum to 1 leave rounding noise here, not a denominator.
+    require(count >= 1 && left > 1e-9 * weight_sum,
+            "a covariance needs more weight than ddof takes away (weights that are no counts: "
+            "weighting='reliability')",
+            left);
     return left;
 }
 
 void Moments::mean(const Side& side, double* out) const {
     require(weight_sum > 0, "a mean needs at least one row", count);
     for (index_t j = 0; j < side.dim; ++j) out[j] = side.shift[j] + side.sum[j] / weight_sum;
+}
+
+void Moments::variance(double denominator, double* out) const {
+    require_finite(x);
+    for (index_t j = 0; j < x.dim; ++j)
+        out[j] = std::max(0.0, (x.square[j] - x.sum[j] * x.sum[j] / weight_sum) / denominator);
 }
 
 void Moments::covariance(double denominator, double* out) const {
@@ -155,8 +166,8 @@ void shift_moments(Moments& m, const std::vector<double>& delta_x, const std::ve
     if (any_nonzero(delta_x)) shift_second(m.second, m.x, delta_x, m.weight_sum);
     if (any_nonzero(delta_x) || any_nonzero(delta_y))
         shift_cross_second(m.cross_second, m.x, m.cross, delta_x, delta_y, m.weight_sum);
-    shift_side(m.x, delta_x, m.weight_sum);
-    shift_side(m.cross, delta_y, m.weight_sum);
+    shift_side(m.x, delta_x, m.weight_sum, m.count);
+    shift_side(m.cross, delta_y, m.weight_sum, m.count);
 }
 
 // So that float32 batches can use the common shift as it is.
@@ -189,15 +200,14 @@ void Moments::recentre() {
 
 void Moments::merge(const Moments& other) {
     require_same_dims(*this, other);
-    nonfinite += other.nonfinite;
-    if (other.count == 0) return;
-    if (count == 0) {
-        const index_t left_out = nonfinite;
-        *this = other;
+    const index_t left_out = nonfinite + other.nonfinite;
+    if (other.count == 0 || count == 0) {
+        if (count == 0) *this = other;
         nonfinite = left_out;
         return;
     }
     Moments moved = other;
+    nonfinite = left_out;
     shift_moments(moved, difference(other.x.shift, x.shift), difference(other.cross.shift, cross.shift));
     add_to(second, moved.second);
     add_to(cross_second, moved.cross_second);

@@ -50,6 +50,7 @@ struct Moments {
     double denominator(double ddof, Weighting weighting) const;
 
     void mean(const Side& side, double* out) const;
+    void variance(double denominator, double* out) const;          // [dim], its diagonal
     void covariance(double denominator, double* out) const;        // [dim, dim]
     void cross_covariance(double denominator, double* out) const;  // [dim, cross_dim]
 

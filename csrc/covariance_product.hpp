@@ -116,14 +116,17 @@ class Multiplier {
                              double* product) const {
         const index_t width = at_.kernels.panel;
         for_each_micro_tile(job, tile, product, [&](index_t row, index_t column, double* c) {
-            const T* a = at_.element(job, job.x.scaled, row, 0);
+            const T* a = at_.element(job, job.x.packed, row, 0);
             const T* b = at_.element(job, right.packed, column, 0);
             std::fill_n(c, at_.kernels.rows * width, 0.0);
-            for (index_t k = 0; k < job.chunk_rows(); ++k)
-                for (index_t r = 0; r < at_.kernels.rows; ++r)
+            for (index_t k = 0; k < job.chunk_rows(); ++k) {
+                const double weight = job.weights.empty() ? 1.0 : job.weights[job.begin + k];
+                for (index_t r = 0; r < at_.kernels.rows; ++r) {
+                    const double left = weight * static_cast<double>(a[k * width + r]);
                     for (index_t j = 0; j < width; ++j)
-                        c[r * width + j] +=
-                            static_cast<double>(a[k * width + r]) * static_cast<double>(b[k * width + j]);
+                        c[r * width + j] += left * static_cast<double>(b[k * width + j]);
+                }
+            }
         });
     }
 

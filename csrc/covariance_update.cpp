@@ -74,7 +74,7 @@ class Updater {
         }
     }
 
-    // Everything is allocated before the first sum changes.
+    // The panels of a group, allocated before its first sum changes.
     void reserve(std::span<Job<T>> jobs) {
         std::size_t bytes = 0;
         for (Job<T>& job : jobs) {
@@ -123,11 +123,11 @@ void check_magnitude(const MatrixView& view, const double* weights, const char* 
 }
 
 void check(const Moments& moments, const Batch& batch) {
-    check_magnitude(batch.x, batch.weights, "finite values of x must be at most 1e150 in magnitude");
-    check_magnitude(batch.cross, batch.weights, "finite values of cross must be at most 1e150 in magnitude");
     require(batch.x.columns == moments.x.dim, "x must have " + std::to_string(moments.x.dim) + " columns",
             batch.x.columns);
     if (moments.cross.dim > 0) {
+        require(batch.cross.data != nullptr || batch.x.rows == 0,
+                "cross is required by a Covariance made with cross_dim", "none");
         require(batch.cross.columns == moments.cross.dim,
                 "cross must have " + std::to_string(moments.cross.dim) + " columns", batch.cross.columns);
         require(batch.cross.rows == batch.x.rows,
@@ -139,6 +139,8 @@ void check(const Moments& moments, const Batch& batch) {
     for (index_t i = 0; batch.weights != nullptr && i < batch.x.rows; ++i)
         require(batch.weights[i] >= 0 && std::isfinite(batch.weights[i]), "weights must be finite and >= 0",
                 batch.weights[i]);
+    check_magnitude(batch.x, batch.weights, "finite values of x must be at most 1e150 in magnitude");
+    check_magnitude(batch.cross, batch.weights, "finite values of cross must be at most 1e150 in magnitude");
 }
 
 template <typename T>

@@ -34,7 +34,7 @@ def test_foreign_folder_is_never_overwritten(tmp_path, content):
     (tmp_path / "thesis.tex").write_text("years")
     if content is not None:
         (tmp_path / "metadata.json").write_text(content)
-    with pytest.raises(FileExistsError, match="other files than an artifact"):
+    with pytest.raises(FileExistsError, match="files that are not results"):
         example().save(save_dir=tmp_path, overwrite=True)
     assert (tmp_path / "thesis.tex").read_text() == "years"
 

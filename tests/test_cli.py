@@ -131,7 +131,7 @@ def test_two_runs_make_two_folders(empty_folder):
     for _, row in one.metrics.iterrows():
         line = next(line for line in first.stdout.splitlines() if re.match(rf"│\s+{row['layer']} │", line))
         shown = [cell.strip() for cell in line.strip("│").split("│")]
-        assert shown[1:4] == ["300", f"{row['d_pr']:.1f}", f"{row['d_pr_norm']:.3f}"]
+        assert shown[1:4] == ["300", f"{row['d_pr']:.1f}", f"{row['d_entropy']:.1f}"]
     assert "300 tokens in" in first.stdout
     assert "repgeom-demo (LlamaForCausalLM)" in first.stdout
 
@@ -235,7 +235,7 @@ def test_text_of_a_file():
         (("--save-mode", "xml"), "save_mode must be one of"),
         (("--hook-point", "beauty"), "hook_point must be one of"),
         (("--hook-point", "module_input:beauty"), "no module 'beauty'"),
-        (("--max-tokens", "-1"), "max_tokens must be"),
+        (("--seed", "-1"), "seed must be"),
         (("--max-tokens", "1"), "at least two tokens, got 1"),
         (("--max-length", "1"), "max_length must"),
         (("--batch-size", "0"), "batch_size must be"),

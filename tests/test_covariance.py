@@ -883,17 +883,17 @@ BAD_X = {
     "columns apart": (
         np.ones((4, 12))[:, ::2],
         ValueError,
-        "x must have contiguous rows (stride 1 within a row), got 2",
+        "x must have contiguous rows (stride 1 within a row; numpy.ascontiguousarray copies), got 2",
     ),
     "transposed": (
         np.ones((6, 4)).T,
         ValueError,
-        "x must have contiguous rows (stride 1 within a row), got 4",
+        "x must have contiguous rows (stride 1 within a row; numpy.ascontiguousarray copies), got 4",
     ),
     "columns backwards": (
         np.ones((4, 6))[:, ::-1],
         ValueError,
-        "x must have contiguous rows (stride 1 within a row), got -1",
+        "x must have contiguous rows (stride 1 within a row; numpy.ascontiguousarray copies), got -1",
     ),
     "integers": (
         np.ones((4, 6), np.int64),
@@ -913,7 +913,7 @@ BAD_X = {
     "transposed tensor": (
         torch.ones((6, 4)).T,
         ValueError,
-        "x must have contiguous rows (stride 1 within a row), got 4",
+        "x must have contiguous rows (stride 1 within a row; numpy.ascontiguousarray copies), got 4",
     ),
     "list": (
         [[1.0] * 6],
@@ -964,7 +964,7 @@ def test_a_bad_second_stream_is_refused():
     x = np.ones((4, 6))
     with refused(one, ValueError, "cross needs a Covariance made with cross_dim, got 3"):
         one.update(x, cross=x[:, :3].copy())
-    with refused(two, ValueError, "cross must have 3 columns, got 0"):
+    with refused(two, ValueError, "cross is required by a Covariance made with cross_dim, got none"):
         two.update(x)
     with refused(two, ValueError, "cross must have 3 columns, got 6"):
         two.update(x, cross=x)
@@ -977,7 +977,7 @@ def test_a_bad_second_stream_is_refused():
 
 
 def test_too_few_rows_to_read():
-    text = "a covariance needs more weight than ddof takes away, got {}"
+    text = "a covariance needs more weight than ddof takes away (weights that are no counts: weighting='reliability'), got {}"
     empty, single = rg.Covariance(2), rg.Covariance(2).update(np.ones((1, 2)))
     with refused(empty, ValueError, "a mean needs at least one row, got 0"):
         _ = empty.mean
@@ -1004,11 +1004,11 @@ def test_an_unknown_weighting_is_refused():
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"dim": 0}, "dim must be at least 1, got 0"),
-        ({"dim": -3}, "dim must be at least 1, got -3"),
-        ({"dim": 3, "cross_dim": -1}, "cross_dim must not be negative, got -1"),
-        ({"dim": 3, "threads": 0}, "threads must be at least 1, got 0"),
-        ({"dim": 3, "threads": -1}, "threads must be at least 1, got -1"),
+        ({"dim": 0}, "dim must be an integer of at least 1, got 0"),
+        ({"dim": -3}, "dim must be an integer of at least 1, got -3"),
+        ({"dim": 3, "cross_dim": -1}, "cross_dim must be an integer of at least 0, got -1"),
+        ({"dim": 3, "threads": 0}, "threads must be an integer of at least 1, got 0"),
+        ({"dim": 3, "threads": -1}, "threads must be an integer of at least 1, got -1"),
         (
             {"dim": 3, "instruction_set": "mmx"},
             f"instruction_set must be one of {rg.cpu_instruction_sets()}, got 'mmx'",

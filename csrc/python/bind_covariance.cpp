@@ -2,6 +2,9 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <mutex>
+
 #include "arrays.hpp"
 #include "covariance.hpp"
 #include "cpu_dispatch.hpp"
@@ -9,6 +12,14 @@
 namespace repgeom::python {
 
 namespace {
+
+// Updates run without the GIL, so that Python threads can meet on one object.
+struct LockedMoments {
+    LockedMoments(index_t dim, index_t cross_dim) : moments(dim, cross_dim) {}
+
+    Moments moments;
+    mutable std::mutex mutex;
+};
 
 using Vector = py::array_t<double, py::array::c_style>;
 
@@ -22,16 +33,23 @@ Weighting weighting_of(const std::string& name) {
     return Weighting::reliability;
 }
 
-template <typename Fill>
-Vector filled(std::vector<py::ssize_t> shape, const Fill& fill) {
+// An array of this shape, filled by read(moments, data) without the GIL.
+template <typename Read>
+Vector read_array_of(const LockedMoments& locked, std::vector<py::ssize_t> shape, const Read& read) {
     Vector out(std::move(shape));
     double* data = out.mutable_data();
     const py::gil_scoped_release release;
-    fill(data);
+    const std::lock_guard lock(locked.mutex);
+    read(locked.moments, data);
     return out;
 }
 
-py::dict state_of(const Moments& m) {
+py::dict state_of(const LockedMoments& locked) {
+    const Moments m = [&] {
+        const py::gil_scoped_release release;
+        const std::lock_guard lock(locked.mutex);
+        return locked.moments;
+    }();
     py::dict state;
     state["count"] = m.count;
     state["nonfinite"] = m.nonfinite;
@@ -56,8 +74,9 @@ void restore_vector(const py::dict& state, const std::string& key, std::vector<d
     std::copy_n(values, into.size(), into.begin());
 }
 
-void restore(Moments& m, const py::dict& state) {
-    Moments fresh(m.x.dim, m.cross.dim);  // so that a bad state leaves m as it was
+void restore(LockedMoments& locked, const py::dict& state) {
+    // Read apart, so that a bad state leaves the moments as they were. Their widths never change.
+    Moments fresh(locked.moments.x.dim, locked.moments.cross.dim);
     fresh.count = state["count"].cast<index_t>();
     fresh.nonfinite = state["nonfinite"].cast<index_t>();
     fresh.recentred = state["recentred"].cast<index_t>();
@@ -74,12 +93,34 @@ void restore(Moments& m, const py::dict& state) {
         restore_vector(state, prefix + "square", side->square);
         restore_vector(state, prefix + "error", side->error);
     }
-    m = std::move(fresh);
+    const py::gil_scoped_release release;
+    const std::lock_guard lock(locked.mutex);
+    locked.moments = std::move(fresh);
+}
+
+void merge(LockedMoments& into, const LockedMoments& from) {
+    const py::gil_scoped_release release;
+    const Moments copy = [&] {
+        const std::lock_guard lock(from.mutex);
+        return from.moments;
+    }();
+    const std::lock_guard lock(into.mutex);
+    into.moments.merge(copy);
+}
+
+// In the order of their addresses, so that two calls cannot wait for each other.
+std::vector<std::unique_lock<std::mutex>> lock_all(std::vector<LockedMoments*> moments) {
+    std::sort(moments.begin(), moments.end());
+    require(std::adjacent_find(moments.begin(), moments.end()) == moments.end(),
+            "each Covariance must appear once in a call", "one of them twice");
+    std::vector<std::unique_lock<std::mutex>> locks;
+    for (LockedMoments* locked : moments) locks.emplace_back(locked->mutex);
+    return locks;
 }
 
 const Side& side_of(const Moments& m, bool cross) { return cross ? m.cross : m.x; }
 
-std::vector<index_t> update_moments(const std::vector<Moments*>& moments, const py::list& arrays,
+std::vector<index_t> update_moments(const std::vector<LockedMoments*>& moments, const py::list& arrays,
                                     const py::list& cross, const py::object& weights, int threads,
                                     const std::string& instruction_set, index_t run, Workspace& workspace) {
     require(arrays.size() == moments.size(), "one array per Covariance is needed", arrays.size());
@@ -104,8 +145,11 @@ std::vector<index_t> update_moments(const std::vector<Moments*>& moments, const 
     options.threads = threads;
     options.kernels = &kernels(instruction_set);
     options.run = run;
+    std::vector<Moments*> plain;
+    for (LockedMoments* locked : moments) plain.push_back(&locked->moments);
     const py::gil_scoped_release release;
-    return update(moments, batches, options, workspace);
+    const auto locks = lock_all(moments);
+    return update(plain, batches, options, workspace);
 }
 
 }  // namespace
@@ -115,44 +159,61 @@ void bind_covariance(py::module_& module) {
         .def(py::init<>())
         .def_property_readonly("bytes", &Workspace::bytes);
 
-    py::class_<Moments>(module, "Moments", "Streaming first and second moments of one layer.")
+    py::class_<LockedMoments>(module, "Moments", "Streaming first and second moments of one layer.")
         .def(py::init<index_t, index_t>(), py::arg("dim"), py::arg("cross_dim") = 0)
-        .def_property_readonly("dim", [](const Moments& m) { return m.x.dim; })
-        .def_property_readonly("cross_dim", [](const Moments& m) { return m.cross.dim; })
-        .def_readonly("count", &Moments::count)
-        .def_readonly("nonfinite", &Moments::nonfinite)
-        .def_readonly("weight_sum", &Moments::weight_sum)
-        .def("merge", &Moments::merge, py::arg("other"), py::call_guard<py::gil_scoped_release>())
+        .def_property_readonly("dim", [](const LockedMoments& m) { return m.moments.x.dim; })
+        .def_property_readonly("cross_dim", [](const LockedMoments& m) { return m.moments.cross.dim; })
+        .def_property_readonly("count", [](const LockedMoments& m) { return m.moments.count; })
+        .def_property_readonly("nonfinite", [](const LockedMoments& m) { return m.moments.nonfinite; })
+        .def_property_readonly("weight_sum", [](const LockedMoments& m) { return m.moments.weight_sum; })
+        .def("merge", &merge, py::arg("other"))
         .def(
             "mean",
-            [](const Moments& m, bool cross) {
-                const Side& side = side_of(m, cross);
-                return filled({side.dim}, [&](double* out) { m.mean(side, out); });
+            [](const LockedMoments& m, bool cross) {
+                return read_array_of(
+                    m, {side_of(m.moments, cross).dim},
+                    [&](const Moments& now, double* out) { now.mean(side_of(now, cross), out); });
             },
             py::arg("cross") = false)
         .def(
+            "variance",
+            [](const LockedMoments& m, double ddof, const std::string& weighting) {
+                const Weighting kind = weighting_of(weighting);
+                return read_array_of(m, {m.moments.x.dim}, [&](const Moments& now, double* out) {
+                    now.variance(now.denominator(ddof, kind), out);
+                });
+            },
+            py::arg("ddof") = 1.0, py::arg("weighting") = "frequency")
+        .def(
             "covariance",
-            [](const Moments& m, double ddof, const std::string& weighting) {
-                const double denominator = m.denominator(ddof, weighting_of(weighting));
-                return filled({m.x.dim, m.x.dim}, [&](double* out) { m.covariance(denominator, out); });
+            [](const LockedMoments& m, double ddof, const std::string& weighting) {
+                const Weighting kind = weighting_of(weighting);
+                const index_t dim = m.moments.x.dim;
+                return read_array_of(m, {dim, dim}, [&](const Moments& now, double* out) {
+                    now.covariance(now.denominator(ddof, kind), out);
+                });
             },
             py::arg("ddof") = 1.0, py::arg("weighting") = "frequency")
         .def(
             "cross_covariance",
-            [](const Moments& m, double ddof, const std::string& weighting) {
-                const double denominator = m.denominator(ddof, weighting_of(weighting));
-                return filled({m.x.dim, m.cross.dim},
-                              [&](double* out) { m.cross_covariance(denominator, out); });
+            [](const LockedMoments& m, double ddof, const std::string& weighting) {
+                const Weighting kind = weighting_of(weighting);
+                const std::vector<py::ssize_t> shape{m.moments.x.dim, m.moments.cross.dim};
+                return read_array_of(m, shape, [&](const Moments& now, double* out) {
+                    now.cross_covariance(now.denominator(ddof, kind), out);
+                });
             },
             py::arg("ddof") = 1.0, py::arg("weighting") = "frequency")
         .def(
             "error_scale",
-            [](const Moments& m, double ddof, bool cross) {
-                const double denominator = m.denominator(ddof, Weighting::frequency);
-                const Side& side = side_of(m, cross);
-                return filled({side.dim}, [&](double* out) { m.error_scale(side, denominator, out); });
+            [](const LockedMoments& m, double ddof, const std::string& weighting, bool cross) {
+                const Weighting kind = weighting_of(weighting);
+                return read_array_of(
+                    m, {side_of(m.moments, cross).dim}, [&](const Moments& now, double* out) {
+                        now.error_scale(side_of(now, cross), now.denominator(ddof, kind), out);
+                    });
             },
-            py::arg("ddof") = 1.0, py::arg("cross") = false)
+            py::arg("ddof") = 1.0, py::arg("weighting") = "frequency", py::arg("cross") = false)
         .def("state", &state_of)
         .def("restore", &restore, py::arg("state"));
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
-from torch import nn
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from repgeom.capture import Activations, capture
@@ -24,7 +25,11 @@ from repgeom.metrics import Measured, measure
 from repgeom.plan import Plan, eigenproblem_seconds, memory_needed
 from repgeom.prepare import Run, prepare
 from repgeom.results import AnalysisResults
-from repgeom.tokens import TokenPolicy
+from repgeom.tokens import TokenBatch, TokenPolicy
+
+
+class MeasurementWarning(RuntimeWarning):
+    """Something about the numbers that their reader should know."""
 
 
 class RunInterrupted(KeyboardInterrupt):
@@ -90,7 +95,7 @@ def analyze_model(
         model_name: Hub id or folder, or a module. Default: the demo model.
         dataloader: Batches: mappings, tensors or tuples. The alternative to ``text``.
         model: A module; takes precedence over ``model_name``, which then is its label.
-        tokenizer: For ``text`` with a module; loaded with the model otherwise.
+        tokenizer: A tokenizer, or its hub id or folder; default: the one that comes with the model.
         text: A string, several strings (documents), or the ``Path`` of a UTF-8 text file. Default: the demo
             corpus.
         max_tokens: Tokens that count. Text is cut exactly there; batches of a dataloader are not split, so
@@ -141,20 +146,26 @@ def analyze_model(
     options = {name: value for name, value in locals().items() if name != "progress"}
     started = time.perf_counter()
     run = prepare(**options)
-    interrupted = _collect(run, progress)
-    collector = run.collector
-    if 0 < collector.n_tokens < 2:
-        raise ValueError(f"a covariance needs at least two tokens, got {collector.n_tokens}")
-    with collector.timed("measure"):
-        measured = measure(collector, run.settings)
-    results = _results(run, measured, interrupted, started)
-    if run.save_mode is not None:
-        results.save(save_dir=run.save_dir, save_mode=run.save_mode, overwrite=run.overwrite)
-    if interrupted:
+    with deferred_interrupt(_announce) as pressed:
+        cut_short = _collect(run, progress, pressed)
+        collector = run.collector
+        if 0 < collector.n_tokens < 2:
+            raise ValueError(f"a covariance needs at least two tokens, got {collector.n_tokens}")
+        with collector.timed("measure"):
+            measured = measure(collector, run.settings)
+        results = _results(run, measured, cut_short, started)
+        if run.save_mode is not None:
+            results.save(save_dir=run.save_dir, save_mode=run.save_mode, overwrite=run.overwrite)
+    if pressed():
         raise RunInterrupted(results)
     for note in results.metadata["warnings"]:
-        warnings.warn(note, RuntimeWarning, stacklevel=2)
+        warnings.warn(note, MeasurementWarning, stacklevel=2)
     return results
+
+
+def _announce() -> None:
+    notice = "Ctrl-C: finishing this batch and measuring what was seen (again to stop at once)"
+    tqdm.write(notice, file=sys.stderr)
 
 
 def plan_analysis(
@@ -173,58 +184,71 @@ def plan_analysis(
     run = prepare(model_name, dataloader, **options)
     first = run.source.peek()
     positions = run.source.largest_batch
-    collector = run.collector
+    widths: dict[str, int] = {}
     seconds: dict[str, float] = {}
     if first is not None:
-        with running(run.measurand) as device, _capturing(run, collector) as activations:
-            start = time.perf_counter()
-            _run_batch(activations, collector, first.to(device), run.forward)
-            elapsed = time.perf_counter() - start
+        widths, forward, statistics = _time_batch(run, first)
         share = (run.source.n_positions or positions) / max(1, first.n_tokens + first.n_padding)
-        seconds["forward and statistics"] = elapsed * share
-    widths = tuple(layer.width or 0 for layer in collector.layers.values())
-    seconds["measurements"] = eigenproblem_seconds(widths)
+        seconds["forward"] = forward * share
+        seconds["statistics"] = statistics * share
+    seconds["measurements"] = eigenproblem_seconds(list(widths.values()))
     return Plan(
         model=f"{run.settings.model_label} ({run.metadata['model_class']})",
-        sites=tuple(collector.layers),
-        widths=widths,
+        sites=tuple(run.collector.layers),
+        widths=tuple(widths.values()),
         data=run.source.name,
         n_tokens=run.source.n_tokens,
+        limit=run.source.limit,
         n_sequences=run.source.n_sequences,
         n_batches=run.source.n_batches,
         largest_batch=positions,
         blocks_run=run.measurand.blocks_run,
-        memory=memory_needed(widths, run.collector.sample.limit, positions),
+        memory=memory_needed(list(widths.values()), run.collector.sample.limit, positions),
         seconds=seconds,
         out=str(run.save_dir) if run.save_mode else None,
     )
 
 
-def _capturing(run: Run, collector: Collector) -> Any:
-    measurand = run.measurand
-    sites = list(collector.layers)
-    return capture(measurand.model, sites, on_activation=collector.add, anatomy=measurand.anatomy)
+def _time_batch(run: Run, batch: TokenBatch) -> tuple[dict[str, int], float, float]:
+    """Width of every site, and seconds of a forward and of its statistics; keeps those of one site only."""
+    collector, widths = run.collector, dict.fromkeys(run.collector.layers, 0)
+    one = next(iter(widths))
+
+    def look(site: str, activation: Tensor) -> None:
+        widths[site] = activation.shape[-1]
+        if site == one:
+            collector.add(site, activation)
+
+    with running(run.measurand) as device, _capturing(run, look) as activations:
+        _run_batch(activations, collector, batch.to(device), run.forward)
+    seconds = collector.seconds
+    return widths, seconds["forward"], len(widths) * (seconds["covariance"] + seconds["sample"])
 
 
-def _collect(run: Run, progress: bool) -> bool:
-    """Runs the batches; whether Ctrl-C ended it early."""
+def _capturing(run: Run, on_activation: Callable[[str, Tensor], None]) -> AbstractContextManager[Activations]:
+    measurand, sites = run.measurand, list(run.collector.layers)
+    return capture(measurand.model, sites, on_activation=on_activation, anatomy=measurand.anatomy)
+
+
+def _collect(run: Run, progress: bool, pressed: Callable[[], bool]) -> bool:
+    """Runs the batches; whether Ctrl-C cut them short."""
     collector = run.collector
-    bar = tqdm(total=run.source.n_tokens, unit="tok", unit_scale=True, disable=not progress, desc="measuring")
-
-    def announce() -> None:
-        bar.write("Ctrl-C: stopping after this batch (again to stop at once)", file=sys.stderr)
-
+    anatomy = run.measurand.anatomy
+    if anatomy is not None:
+        parameter = next(anatomy.model.parameters(), None)
+        collector.allocate(anatomy.d_model, torch.float32 if parameter is None else parameter.dtype)
     with (
         running(run.measurand) as device,
-        _capturing(run, collector) as activations,
-        deferred_interrupt(announce) as interrupted,
-        bar,
+        _capturing(run, collector.add) as activations,
+        tqdm(
+            total=run.source.n_tokens, unit="tok", unit_scale=True, disable=not progress, desc="measuring"
+        ) as bar,
     ):
         run.metadata["input_device"] = str(device)
         for batch in run.source.batches():
             _run_batch(activations, collector, batch.to(device), run.forward)
             bar.update(collector.n_tokens - bar.n)
-            if interrupted():
+            if pressed():
                 return True
     return False
 
@@ -233,7 +257,14 @@ def _run_batch(activations: Activations, collector: Collector, batch: Any, forwa
     before = collector.seconds["covariance"] + collector.seconds["sample"]
     start = time.perf_counter()
     collector.begin(batch)
-    activations.run(*batch.args, **{**batch.kwargs, **forward})
+    try:
+        activations.run(*batch.args, **{**batch.kwargs, **forward})
+    except IndexError as error:
+        length = 0 if batch.token_ids is None else batch.token_ids.shape[1]
+        raise ValueError(
+            f"the model failed on a batch of sequences of {length} tokens ({error}): "
+            "is that more than it has positions?"
+        ) from error
     inside = collector.seconds["covariance"] + collector.seconds["sample"] - before
     collector.seconds["forward"] += time.perf_counter() - start - inside
 

@@ -61,11 +61,12 @@ def _check_replaceable(target: Path, overwrite: bool) -> None:
         raise ValueError(f"cannot replace {target} itself: choose a folder in it, such as {target / 'run'}.")
     if not any(target.iterdir()):
         return
-    if not overwrite:
-        raise FileExistsError(f"{target} holds another run: choose another folder (--out) or overwrite it.")
     if not _is_artifact(target):
+        raise FileExistsError(f"{target} holds files that are not results of repgeom: choose another folder.")
+    if not overwrite:
         raise FileExistsError(
-            f"{target} holds other files than an artifact of repgeom: choose another folder."
+            f"{target} holds another run: choose another folder, or replace it "
+            "with overwrite=True (--overwrite)."
         )
 
 
@@ -197,6 +198,9 @@ def write_safetensors(path: Path, arrays: Mapping[str, Any]) -> None:
     from safetensors.numpy import save_file
 
     save_file(_plain(arrays), path)
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(0o666 & ~umask)  # the library makes it private
 
 
 def read_safetensors(path: Path) -> dict[str, NDArray[Any]]:

@@ -53,6 +53,9 @@ def _one_sentence() -> Iterator[None]:
         yield
     except typer.Exit:
         raise
+    except KeyboardInterrupt:
+        typer.echo("repgeom: interrupted; nothing was saved", err=True)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     except (ValueError, RuntimeError, OSError) as error:
         typer.echo(f"repgeom: error: {error}", err=True)
         raise typer.Exit(1) from None
@@ -61,7 +64,15 @@ def _one_sentence() -> Iterator[None]:
 @app.command(epilog=RUN_EXAMPLES)
 def run(
     model: Annotated[str | None, typer.Argument(help="Hub id or folder; default: the demo model.")] = None,
-    text: Annotated[Path | None, typer.Option(help="UTF-8 text file, or .jsonl with a 'text' field.")] = None,
+    text: Annotated[
+        Path | None,
+        typer.Option(
+            help="UTF-8 text file or .jsonl with 'text' fields; default: the demo corpus (Python's manual)."
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Hub id or folder of the tokenizer; default: the model's own.")
+    ] = None,
     layers: Annotated[str, typer.Option(help="all, 0,3,7 or 0:12:2.")] = "all",
     metrics: Annotated[str, typer.Option(help="default, or some of spectrum,sample,novelty.")] = "default",
     diagnostics: Annotated[str, typer.Option(help="normalization_ablation.")] = "",
@@ -69,7 +80,7 @@ def run(
         str,
         typer.Option(help="residual_input, residual_output, module_input:PATH or module_output:PATH."),
     ] = "residual_input",
-    max_tokens: Annotated[int, typer.Option(help="Tokens that count.")] = 100_000,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Tokens that count.")] = 100_000,
     max_length: Annotated[int, typer.Option(help="Tokens per sequence.")] = 512,
     batch_size: Annotated[int, typer.Option(help="Sequences per call of the model.")] = 8,
     sample_limit: Annotated[int, typer.Option(help="Tokens whose activations are kept.")] = 512,
@@ -100,10 +111,13 @@ def run(
 ) -> None:
     """Measure the geometry of the hidden states of every layer, print a table and save the results."""
     with _one_sentence():
-        from repgeom.analysis import RunInterrupted, analyze_model, plan_analysis
+        if progress:
+            typer.echo(f"loading {model or 'the demo model'} ...", err=True)
+        from repgeom.analysis import MeasurementWarning, RunInterrupted, analyze_model, plan_analysis
 
         options: dict[str, Any] = {
             "text": text,
+            "tokenizer": tokenizer,
             "layers": layers,
             "metrics": metrics,
             "diagnostics": diagnostics or None,
@@ -127,7 +141,7 @@ def run(
             typer.echo(plan_analysis(model, **options))
             return
         # What it warns of is printed below the table.
-        warnings.simplefilter("ignore", RuntimeWarning)
+        warnings.simplefilter("ignore", MeasurementWarning)
         try:
             results = analyze_model(model, progress=progress, **options)
         except RunInterrupted as interrupt:
@@ -157,7 +171,10 @@ def sites(
 
 def _fresh_folder(model: str | None) -> Path:
     """A folder that does not exist yet: a run never touches an earlier one."""
-    name = Path(model).name.lower() if model else "demo"
+    name = "demo"
+    if model:
+        path = Path(model)
+        name = (path.resolve() if path.is_dir() else path).name.lower()
     root, number = Path("repgeom-runs"), 1
     while (folder := root / f"{name}-{number}").exists():
         number += 1
@@ -165,7 +182,9 @@ def _fresh_folder(model: str | None) -> Path:
 
 
 def _incomplete(results: AnalysisResults) -> bool:
-    return bool(results.metadata["warnings"]) or results.metrics.empty
+    table = results.metrics
+    statuses = set(table["status"]) if "status" in table else set()
+    return bool(results.metadata["warnings"]) or table.empty or bool(statuses - {"ok", "rank deficient"})
 
 
 def _show(results: AnalysisResults) -> None:

@@ -150,6 +150,8 @@ class Collector:
                 f"{site}: activations must be [..., d] with d channels, got shape {tuple(activation.shape)}"
             )
         rows = activation.reshape(-1, activation.shape[-1])
+        if rows.stride(-1) != 1:
+            rows = rows.contiguous()
         keep = None if self._batch is None else self._batch.keep
         leading = activation.shape[:-1]
         if keep is not None and leading not in (keep.shape, (keep.numel(),)):

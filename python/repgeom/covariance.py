@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 from repgeom import _core
 from repgeom.arrays import Array, Float64Array, kernel_input, weights_input
+from repgeom.checks import check_integer
 
 Weighting: TypeAlias = Literal["frequency", "reliability"]
 
@@ -19,6 +20,7 @@ Workspace: TypeAlias = _core.Workspace
 """Packing buffers and threads that live from call to call."""
 
 STATE_VERSION = 1
+MAX_THREADS = 1024
 
 
 def cpu_instruction_sets() -> list[str]:
@@ -34,8 +36,9 @@ def cuda_available() -> bool:
 def _checked_threads(threads: int | None) -> int:
     if threads is None:
         return _core.default_threads()
-    if threads < 1:
-        raise ValueError(f"threads must be at least 1, got {threads}")
+    check_integer("threads", threads, 1)
+    if threads > MAX_THREADS:
+        raise ValueError(f"threads must be at most {MAX_THREADS}, got {threads}")
     return threads
 
 
@@ -80,6 +83,9 @@ class Covariance:
         instruction_set: str | None = None,
         workspace: Workspace | None = None,
     ) -> None:
+        check_integer("dim", dim, 1)
+        if cross_dim is not None:
+            check_integer("cross_dim", cross_dim, 0)
         self._moments = _core.Moments(dim, cross_dim or 0)
         self._threads = _checked_threads(threads)
         self._instruction_set = instruction_set or ""
@@ -122,7 +128,12 @@ class Covariance:
     @property
     def cross_mean(self) -> Float64Array:
         """Mean of the second stream, ``[cross_dim]``."""
+        self._require_cross()
         return self._moments.mean(cross=True)
+
+    def _require_cross(self) -> None:
+        if self.cross_dim is None:
+            raise ValueError("a second stream needs cross_dim >= 1, got None")
 
     def update(self, x: Array, weights: Array | None = None, *, cross: Array | None = None) -> Covariance:
         """Adds rows.
@@ -146,6 +157,10 @@ class Covariance:
         self._moments.merge(other._moments)
         return self
 
+    def variance(self, ddof: float = 1, *, weighting: Weighting = "frequency") -> Float64Array:
+        """Diagonal of the covariance, ``[d]``, without making the matrix."""
+        return self._moments.variance(ddof, weighting)
+
     def covariance(self, ddof: float = 1, *, weighting: Weighting = "frequency") -> Float64Array:
         """Covariance ``[d, d]``, float64, exactly symmetric.
 
@@ -162,7 +177,7 @@ class Covariance:
         """Covariance ``[d, cross_dim]`` between the two streams."""
         return self._moments.cross_covariance(ddof, weighting)
 
-    def error_bound(self, ddof: float = 1) -> Float64Array:
+    def error_bound(self, ddof: float = 1, *, weighting: Weighting = "frequency") -> Float64Array:
         """Scale b ``[d]`` of the rounding error: ``abs(error[i, j]) <= b[i] * b[j]`` for every entry of the
         covariance.
 
@@ -170,7 +185,7 @@ class Covariance:
         statistic at its worst, (k + 3) u for a run of k products with unit roundoff u (Higham 2002, section
         3.1). It does not count the quantisation of the data before they came here.
         """
-        return self._moments.error_scale(ddof)
+        return self._moments.error_scale(ddof, weighting)
 
     @property
     def resolution(self) -> float:
@@ -183,9 +198,12 @@ class Covariance:
         scale = self.error_bound()
         return float(2 * (self.dim / 512) ** 0.5 * (scale @ scale) / self.dim)
 
-    def cross_error_bound(self, ddof: float = 1) -> tuple[Float64Array, Float64Array]:
+    def cross_error_bound(
+        self, ddof: float = 1, *, weighting: Weighting = "frequency"
+    ) -> tuple[Float64Array, Float64Array]:
         """Scales a ``[d]``, b ``[cross_dim]``: ``abs(error[i, j]) <= a[i] * b[j]``, for the second stream."""
-        return self._moments.error_scale(ddof), self._moments.error_scale(ddof, cross=True)
+        self._require_cross()
+        return self._moments.error_scale(ddof, weighting), self._moments.error_scale(ddof, weighting, True)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that :meth:`load_state_dict` needs: numbers and float64 arrays."""

@@ -153,8 +153,7 @@ class _Reader:
         if first.ndim == 2 and not (first.is_floating_point() or first.is_complex()):
             real = torch.ones(first.shape, dtype=torch.bool, device=first.device)
             return self._batch(args, {}, first, real, where=where, first_sequence=first_sequence)
-        n = first.numel() if first.ndim <= 2 else first.shape[0] * first.shape[1]
-        return TokenBatch(args, {}, None, None, n, 0, _sequence_ids(first, first_sequence))
+        return TokenBatch(args, {}, None, None, _rows(first), 0, _sequence_ids(first, first_sequence))
 
     def _batch(
         self,
@@ -180,6 +179,13 @@ class _Reader:
             n_padding=int((~real).sum()),
             sequence_ids=_sequence_ids(real, first_sequence),
         )
+
+
+def _rows(first: Tensor) -> int:
+    """Vectors in a batch without token ids: ``b * s`` of ``[b, s, ...]``, the rows of ``[n, d]``."""
+    if first.ndim == 0:
+        return 1
+    return first.shape[0] * first.shape[1] if first.ndim >= 3 else len(first)
 
 
 def _sequence_ids(rows: Tensor, first: int) -> Tensor | None:

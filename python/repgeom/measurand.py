@@ -14,7 +14,7 @@ from torch import nn
 from repgeom.anatomy import ModelAnatomy, anatomy
 from repgeom.collect import LayerStatistics
 from repgeom.metadata import model_label
-from repgeom.models import load_model, parse_layers
+from repgeom.models import load_model, load_tokenizer, parse_layers
 from repgeom.probe import evaluating, input_device
 from repgeom.tokens import TokenBatch
 
@@ -112,6 +112,8 @@ def find_measurand(
             loaded.
     """
     _check_hook_point(hook_point, layers)
+    if isinstance(tokenizer, (str, PathLike)):
+        tokenizer = load_tokenizer(fspath(tokenizer), trust_remote_code=trust_remote_code)
     if model is None and isinstance(model_name, nn.Module):
         model, model_name = model_name, None
     if model is not None:
@@ -157,9 +159,9 @@ def running(measurand: Measurand) -> Iterator[torch.device]:
     model, target = measurand.model, measurand.device
     before = next((parameter.device for parameter in model.parameters()), None)
     with evaluating(model):
-        if target is not None:
-            model.to(target)
         try:
+            if target is not None:
+                model.to(target)
             yield input_device(model)
         finally:
             if target is not None and before is not None:

@@ -14,7 +14,7 @@ from repgeom.checks import is_peer
 from repgeom.collect import Collector, LayerStatistics, PairedRows, paired_rows
 from repgeom.sample import normalization_ablation, sample_svd_metrics
 from repgeom.similarity import LayerView, novelty_row
-from repgeom.spectrum import eigenpairs, spectrum
+from repgeom.spectrum import Spectrum, eigenpairs, spectrum
 from repgeom.standard_errors import spectral_standard_errors
 
 FAMILIES = ("spectrum", "sample", "novelty")
@@ -113,13 +113,13 @@ def _measure_layer(
     if layer.layer in sample.rows:
         rows = sample.rows[layer.layer][sample.finite[layer.layer]]
     row: dict[str, Any] = _identity(layer, layers, settings)
-    vectors, rank = np.empty((covariance.dim, 0)), 0
+    vectors = np.empty((covariance.dim, 0))
+    shape: Spectrum | None = None
     if covariance.count >= 2 and {"spectrum", "novelty"} & set(settings.families):
         values, vectors = eigenpairs(covariance)
         shape = spectrum(
             values, count=covariance.count, resolution=covariance.resolution, compat=settings.compat
         )
-        rank = shape.rank
         measured.eigenvalues[name] = shape.eigenvalues
         if "spectrum" in settings.families:
             row |= _spectrum_columns(shape, covariance.mean, vectors, rows, settings)
@@ -130,12 +130,12 @@ def _measure_layer(
     if "sample" in settings.families:
         row |= sample_svd_metrics(rows, compat=settings.compat)
     if not is_peer(settings.compat):
-        row |= _evidence(layer, len(rows))
+        row |= _evidence(layer, shape, len(rows))
     measured.metrics.append(row)
     if "normalization_ablation" in settings.diagnostics:
         labels = {key: row[key] for key in ("model_key", "model_label", "layer")}
         measured.ablation += normalization_ablation(rows, compat=settings.compat, labels=labels)
-    return LayerView(layer.layer, vectors, rank, rows)
+    return LayerView(layer.layer, vectors, shape.rank if shape else 0, rows)
 
 
 def _identity(layer: LayerStatistics, layers: list[LayerStatistics], settings: Settings) -> dict[str, Any]:
@@ -153,7 +153,7 @@ def _identity(layer: LayerStatistics, layers: list[LayerStatistics], settings: S
 
 
 def _spectrum_columns(
-    shape: Any, mean: Float64Array, vectors: Float64Array, rows: Float64Array, settings: Settings
+    shape: Spectrum, mean: Float64Array, vectors: Float64Array, rows: Float64Array, settings: Settings
 ) -> dict[str, Any]:
     columns: dict[str, Any] = dict(shape.metrics)
     if is_peer(settings.compat):
@@ -162,28 +162,28 @@ def _spectrum_columns(
     columns["d_pr_debiased"] = shape.d_pr_debiased
     columns["near_rank_one"] = shape.near_rank_one
     if len(rows) >= 2 and shape.status != "zero":
-        columns |= spectral_standard_errors(rows, mean, shape.eigenvalues, vectors, count=shape.count)
+        columns |= spectral_standard_errors(
+            rows, mean, shape.eigenvalues, vectors, count=int(shape.count or 0)
+        )
     return columns
 
 
-def _evidence(layer: LayerStatistics, sampled: int) -> dict[str, Any]:
+def _evidence(layer: LayerStatistics, shape: Spectrum | None, sampled: int) -> dict[str, Any]:
     """Size of the vectors, what was left out, and whether the row can be trusted."""
     covariance = layer.covariance
     assert covariance is not None
-    columns: dict[str, Any] = {
-        "sampled_tokens": sampled,
-        "nonfinite_tokens": covariance.nonfinite,
-        "status": "ok",
-    }
+    columns: dict[str, Any] = {"sampled_tokens": sampled, "nonfinite_tokens": covariance.nonfinite}
     if covariance.count < 2:
-        return {**columns, "status": f"too few rows: {covariance.count} finite"}
+        return {**columns, "status": f"too few rows: {covariance.count} finite", "note": ""}
     mean = covariance.mean
-    total = float(np.trace(covariance.covariance(ddof=0)))
-    columns["mean_norm"] = float(np.linalg.norm(mean))
+    total = float(covariance.variance(ddof=0).sum())
+    columns["norm_of_mean"] = float(np.linalg.norm(mean))
     columns["rms_norm"] = float(np.sqrt(total + mean @ mean))
     columns["covariance_error"] = float(np.sum(covariance.error_bound() ** 2) / total) if total else 0.0
+    columns["status"] = shape.status if shape else "ok"
     if covariance.nonfinite:
         columns["status"] = f"{covariance.nonfinite} tokens with NaN or infinity left out"
+    columns["note"] = "; ".join(shape.warnings) if shape else ""
     return columns
 
 

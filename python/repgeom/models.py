@@ -176,11 +176,14 @@ def _device(device: str | torch.device) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.device(device)
+        found = torch.device(device)
     except RuntimeError:
         raise ValueError(
             f'device must be "auto" or a torch device such as "cuda:0", not {device!r}'
         ) from None
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r} needs a GPU that this torch can use; there is none")
+    return found
 
 
 def _dtype_keyword() -> str:
@@ -212,6 +215,18 @@ def _auto_class(config: Any) -> Any:
         if f"AutoModelFor{head}" in remote or type(config) in auto_class._model_mapping:
             return auto_class
     return transformers.AutoModel
+
+
+def load_tokenizer(name_or_path: str, *, trust_remote_code: bool = False) -> Any:
+    """The tokenizer of a hub id or folder.
+
+    Raises:
+        ValueError: There is none, or it cannot be read.
+    """
+    tokenizer = _tokenizer(name_or_path, {"trust_remote_code": trust_remote_code})
+    if tokenizer is None:
+        raise ValueError(f"there is no tokenizer in {name_or_path!r}")
+    return tokenizer
 
 
 def _tokenizer(source: str, options: dict[str, Any]) -> Any:

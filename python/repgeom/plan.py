@@ -21,6 +21,7 @@ class Plan:
         widths: Width of each site.
         data: Name of the text or dataloader.
         n_tokens: Tokens that will count; None when a dataloader does not say.
+        limit: Tokens that a dataloader is read up to; None: all of it.
         n_sequences: Sequences; None when unknown.
         n_batches: Calls of the model; None when unknown.
         largest_batch: Positions of the largest batch seen so far, padding included.
@@ -35,6 +36,7 @@ class Plan:
     widths: tuple[int, ...]
     data: str
     n_tokens: int | None
+    limit: int | None
     n_sequences: int | None
     n_batches: int | None
     largest_batch: int
@@ -43,6 +45,15 @@ class Plan:
     seconds: dict[str, float]
     out: str | None
 
+    def _tokens(self) -> str:
+        if self.n_tokens is None:
+            reach = "all of the dataloader" if self.limit is None else f"the dataloader, up to {self.limit:,}"
+            return f"{reach}; the first batch has {self.largest_batch:,} positions"
+        return (
+            f"{self.n_tokens:,} in {self.n_sequences:,} sequences, {self.n_batches:,} batches of at most "
+            f"{self.largest_batch:,} positions"
+        )
+
     def __str__(self) -> str:
         total = sum(self.memory.values())
         lines = [
@@ -50,8 +61,7 @@ class Plan:
             f"sites        {_shortened(self.sites)}, width {', '.join(map(str, sorted(set(self.widths))))}",
             f"blocks run   {self.blocks_run}, no language-model head" if self.blocks_run else "",
             f"data         {self.data}",
-            f"tokens       {_or_unknown(self.n_tokens)} in {_or_unknown(self.n_sequences)} sequences, "
-            f"{_or_unknown(self.n_batches)} batches of at most {self.largest_batch:,} positions",
+            f"tokens       {self._tokens()}",
             f"memory       {_megabytes(total)} beside the model: "
             + ", ".join(f"{name} {_megabytes(size)}" for name, size in self.memory.items()),
         ]
@@ -87,10 +97,6 @@ def eigenproblem_seconds(widths: Sequence[int]) -> float:
 
 def _shortened(sites: tuple[str, ...]) -> str:
     return ", ".join(sites) if len(sites) <= 4 else f"{sites[0]}, {sites[1]} ... {sites[-1]} ({len(sites)})"
-
-
-def _or_unknown(number: int | None) -> str:
-    return "an unknown number of" if number is None else f"{number:,}"
 
 
 def _megabytes(size: int) -> str:

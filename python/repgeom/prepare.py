@@ -20,11 +20,10 @@ from repgeom.measurand import Measurand, find_measurand
 from repgeom.metadata import describe_model, model_key
 from repgeom.metrics import Settings, parse_diagnostics, parse_metrics
 from repgeom.probe import accepts
+from repgeom.results import SAVE_MODES, default_folder
 from repgeom.sampling import TokenSample
 from repgeom.source import Source, open_source
 from repgeom.tokens import TokenPolicy
-
-SAVE_MODES = ("bundle", "csv", "json")
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def prepare(
     if threads is not None:
         check_integer("threads", threads, 1)
     mode = _save_mode(save_mode, save_dir)
-    target = check_writable(Path(save_dir or run_name or "repgeom-run"), overwrite) if mode else None
+    target = check_writable(Path(save_dir or default_folder(run_name)), overwrite) if mode else None
     policy = token_policy or TokenPolicy()
     started = time.perf_counter()
     measurand = find_measurand(
@@ -113,10 +112,6 @@ def prepare(
     )
     measurand = measurand.with_batch(source.peek)
     collector = Collector(measurand.statistics(), TokenSample(sample_limit, seed=seed, first=peer), threads)
-    if measurand.anatomy is not None:
-        parameter = next(measurand.model.parameters(), None)
-        dtype = torch.float32 if parameter is None else parameter.dtype
-        collector.allocate(measurand.anatomy.d_model, dtype)
     collector.seconds["load"] = time.perf_counter() - started
     settings = Settings(model_key(measurand.label), measurand.label, families, wanted, novelty_k, compat)
     metadata = {
@@ -129,12 +124,12 @@ def prepare(
         "diagnostics": sorted(wanted),
         "save_mode": mode,
         "run_name": run_name,
-        "tokenizer": tokenizer_name,
+        "tokenizer": tokenizer_name or getattr(measurand.tokenizer, "name_or_path", None),
         "dataset": source.name,
         "dataset_sha256": source.sha256,
         "token_policy": policy.to_dict(),
-        "max_length": max_length if source.is_text else None,
-        "batch_size": batch_size if source.is_text else None,
+        "max_length": source.plan.max_length if source.plan else None,
+        "batch_size": batch_size if source.plan else None,
         "compat": compat,
         "seed": seed,
         **({} if run_metadata is None else {"run_metadata": dict(run_metadata)}),

@@ -27,7 +27,7 @@ def _no_rows() -> pd.DataFrame:
     return frame
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(eq=False, repr=False)
 class AnalysisResults:
     """Tables, arrays and settings of one run.
 
@@ -77,21 +77,32 @@ class AnalysisResults:
         mode = save_mode.lower()
         if mode not in SAVE_MODES:
             raise ValueError(f"save_mode must be one of {', '.join(SAVE_MODES)}, got {save_mode!r}")
-        target = artifact.check_writable(self._default_dir() if save_dir is None else save_dir, overwrite)
-        with artifact.replacing(target, overwrite) as folder:
-            _write_artifact(self, folder, mode)
+        target = artifact.check_writable(
+            default_folder(self.metadata.get("run_name")) if save_dir is None else save_dir, overwrite
+        )
+        with artifact.replacing(target, overwrite) as staging:
+            _write_artifact(self, staging, mode)
         self.artifact_dir = target
         return target
 
-    def _default_dir(self) -> Path:
-        name = str(self.metadata.get("run_name") or "").replace("/", "_").replace("\\", "_").strip(". ")
-        return Path(name or "repgeom-run")
+    def __repr__(self) -> str:
+        layers, where = len(self.metrics), self.artifact_dir or "not saved"
+        tokens = self.metadata.get("tokens_observed", "?")
+        return (
+            f"AnalysisResults({self.metadata.get('model_id')!r}, layers={layers}, tokens={tokens}, {where})"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The tables as lists of records and the metadata; no arrays."""
         tables = {name: getattr(self, name).to_dict("records") for name in artifact.MAIN_TABLES}
         diagnostics = {name: frame.to_dict("records") for name, frame in self.diagnostics.items()}
         return {**tables, "diagnostics": diagnostics, "metadata": dict(self.metadata)}
+
+
+def default_folder(run_name: object) -> Path:
+    """Where results go that were given no folder: one named after the run, inside the working directory."""
+    name = str(run_name or "").replace("/", "_").replace("\\", "_").strip(". ")
+    return Path(name or "repgeom-run")
 
 
 def load_results(folder: str | os.PathLike[str]) -> AnalysisResults:
@@ -124,8 +135,9 @@ def _write_artifact(results: AnalysisResults, folder: Path, mode: str) -> None:
     artifact.check_metadata(results.metadata)
     tables = {}
     for name, frame in _tables(results).items():
-        # As the peer: a table of routers exists only where there are routers.
-        file = None if name == "router" and frame.empty else f"{name}.{'json' if mode == 'json' else 'csv'}"
+        # A file without a column could not be read by other programs; a router table only where routers are.
+        absent = frame.columns.empty or (name == "router" and frame.empty)
+        file = None if absent else f"{name}.{'json' if mode == 'json' else 'csv'}"
         tables[name] = write_table(folder, name, frame, file)
     if results.eigenvalues:
         artifact.write_npz(folder / _EIGENVALUES, results.eigenvalues)

@@ -150,8 +150,10 @@ def novelty_row(
     ``novelty_k`` in the row is the number of directions really used: at most the columns and (not under
     ``compat``) the ranks of both layers. ``linear_cka`` is debiased and ``linear_cka_biased`` stands beside
     it; under ``compat`` ``linear_cka`` is biased and stands alone, cut to the rows that both samples have.
-    Layers of different width have NaN in ``feature_subspace_novelty`` and ``layer_cosine_sim``, and the
-    reason in ``note`` (under ``compat`` the column exists only then).
+    With all directions of the space compared the subspaces are equal by definition, and
+    ``feature_subspace_novelty`` is NaN (not under ``compat``). Layers of different width have NaN in
+    ``feature_subspace_novelty`` and ``layer_cosine_sim``. The reason is in ``note`` (under ``compat`` the
+    column exists only for different widths).
 
     Raises:
         ValueError: novelty_k < 0, or samples with different rows (not under ``compat``).
@@ -161,6 +163,7 @@ def novelty_row(
         raise ValueError(f"novelty_k must be >= 0, got {novelty_k}")
     k = min(novelty_k, left.vectors.shape[1], right.vectors.shape[1])
     k = k if peer else min(k, left.rank, right.rank)
+    whole = not peer and 0 < k == len(left.vectors)
     x, y = left.sample, right.sample
     if peer:
         x, y = x[: len(y)], y[: len(x)]
@@ -174,7 +177,7 @@ def novelty_row(
         "transition": f"{left.layer}->{right.layer}",
         "novelty_k": k,
         "feature_subspace_novelty": subspace_novelty(left.vectors[:, :k], right.vectors[:, :k])
-        if same
+        if same and not whole
         else nan,
         "linear_cka": linear_cka(x, y, debiased=not peer),
         **({} if peer else {"linear_cka_biased": linear_cka(x, y, debiased=False)}),
@@ -182,4 +185,6 @@ def novelty_row(
     }
     if not peer or not same:
         row["note"] = "" if same else f"widths differ: {widths[0]} and {widths[1]}"
+        if whole:
+            row["note"] = f"all {k} directions are compared: feature_subspace_novelty needs novelty_k < width"
     return row

@@ -47,14 +47,9 @@ class Source:
         return chain([] if first is None else [first], self._batches)
 
     @property
-    def is_text(self) -> bool:
-        """Whether the batches were made from text."""
-        return self.plan is not None
-
-    @property
     def n_tokens(self) -> int | None:
         """Tokens that will count, as far as known."""
-        return self.plan.n_tokens if self.plan else self.limit
+        return self.plan.n_tokens if self.plan else None
 
     @property
     def n_sequences(self) -> int | None:
@@ -111,7 +106,10 @@ def open_source(
         )
         return Source(name or "dataloader", None, None, max_tokens, batches)
     if measurand.tokenizer is None:
-        raise ValueError("text needs a tokenizer, got none: pass tokenizer=, or a dataloader of token ids")
+        raise ValueError(
+            f"text needs a tokenizer, and none came with {measurand.label}: pass one as tokenizer "
+            "(--tokenizer), or a dataloader of token ids"
+        )
     documents, known_as = _documents(text)
     plan = plan_text(
         documents,
@@ -133,10 +131,19 @@ def _documents(text: str | Path | Sequence[str] | None) -> tuple[list[str], str]
     if isinstance(text, Path):
         return read_text(text), text.name
     if isinstance(text, str):
+        _refuse_file_name(text)
         return [text], "text"
     if not isinstance(text, (list, tuple)) or not all(isinstance(document, str) for document in text):
         raise ValueError(f"text must be a string, strings, or a Path, got {type(text).__name__}")
+    for document in text:
+        _refuse_file_name(document)
     return list(text), "text"
+
+
+def _refuse_file_name(text: str) -> None:
+    """The name of a file in place of its text would be measured without a word."""
+    if len(text) < 256 and "\n" not in text and Path(text).is_file():
+        raise ValueError(f"text must be text, got the name of a file: pass pathlib.Path({text!r})")
 
 
 def _context(measurand: Measurand) -> int | None:

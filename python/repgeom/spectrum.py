@@ -131,7 +131,9 @@ def spectrum(
     streamed = hasattr(source, "covariance") and hasattr(source, "count")
     count = _checked_count(source.count if streamed and count is None else count)
     if streamed and count is not None and count < 2:
-        return _undefined(np.full(np.size(source.mean), np.nan), count, 0.0, "too few rows")
+        return _undefined(
+            np.full(getattr(source, "dim", None) or np.size(source.mean), np.nan), count, 0.0, "too few rows"
+        )
     if resolution is None:
         resolution = float(getattr(source, "resolution", 0.0)) if streamed else 0.0
     values = _eigenvalues(source.covariance() if streamed else source)
@@ -217,6 +219,8 @@ def _warnings(
         yield f"not positive semi-definite: the lowest eigenvalue is {lowest:.6g} (set to 0)"
     if count is not None and count - 1 < dim:
         yield f"{count} rows for {dim} dimensions: dimensions are biased low, only {rank} directions are seen"
+    elif count is not None and count < 10 * dim:
+        yield f"{count} rows for {dim} dimensions: dimensions are biased low; 10 rows per dimension are safer"
     if count is not None and np.isnan(debiased):
         yield f"d_pr_debiased is undefined: {count} rows do not determine the sum of squared eigenvalues"
     if np.isnan(metrics["log_spectrum_slope_10_200"]) and dim >= 16:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TextIO
 
 import pandas as pd
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from repgeom.results import AnalysisResults
@@ -27,49 +29,65 @@ def _fixed(digits: int) -> Callable[[Any], str]:
     return lambda value: f"{value:,.{digits}f}"
 
 
-METRIC_COLUMNS = (
+# In order of importance: a narrow terminal keeps the first ones.
+COLUMNS = (
     Column("tokens_observed", "tokens", _fixed(0), "real tokens that were measured"),
     Column("d_pr", "dim (PR)", _fixed(1), "participation ratio of the covariance eigenvalues"),
-    Column("d_pr_norm", "PR / d", _fixed(3), "the same as a share of the width d"),
     Column("d_entropy", "dim (entropy)", _fixed(1), "exp of the spectral entropy"),
-    Column("stable_rank", "stable rank", _fixed(1), "total variance / largest eigenvalue"),
     Column("top1_share", "top 1", lambda value: f"{value:.1%}", "variance in the first direction"),
     Column("k90", "k90", _fixed(0), "directions that hold 90 % of the variance"),
-    Column("log_spectrum_slope_10_200", "slope", _fixed(4), "of ln eigenvalue over ranks 10 to 200"),
+    Column("linear_cka", "CKA next", _fixed(3), "{cka} linear CKA with the next measured layer"),
+    Column("feature_subspace_novelty", "novelty next", _fixed(3), "mean sine of the angles to its subspace"),
+    Column("d_pr_norm", "PR / d", _fixed(3), "dim (PR) as a share of the width d"),
+    Column("stable_rank", "stable rank", _fixed(1), "total variance / largest eigenvalue"),
     Column("cos_sim_mean", "mean cos", _fixed(3), "mean cosine between sampled tokens"),
+    Column("log_spectrum_slope_10_200", "slope", _fixed(4), "of ln eigenvalue, ranks 10 to min(200, rank)"),
 )
-NOVELTY_COLUMNS = (
-    Column("linear_cka", "CKA next", _fixed(3), "debiased linear CKA with the next layer"),
-    Column("feature_subspace_novelty", "novelty next", _fixed(3), "mean sine between leading subspaces"),
-)
+WIDE = 160
+WIDEST_TEXT = 110
 
 
 def summary(results: AnalysisResults, stream: TextIO) -> None:
     """Prints the table, what its columns mean, what to know about the numbers, and where the bundle is."""
     console = Console(file=stream, highlight=False)
-    if not console.is_terminal:
-        console = Console(file=stream, highlight=False, width=150)
-    columns = _present(results)
-    console.print(_table(results, columns))
-    console.print(_legend(columns), style="dim")
-    for line in _facts(results):
-        console.print(line, markup=False)
+    width = console.width if console.is_terminal else WIDE
+    console = Console(file=stream, highlight=False, width=width, soft_wrap=True)
+    columns = _fitting(results, width)
+    for line in _title(results):
+        console.print(line, style="bold", markup=False)
+    if len(results.metrics):
+        console.print(_table(results, columns))
+    for line in (*_legend(results, columns), *_facts(results)):
+        console.print(textwrap.fill(line, min(width, WIDEST_TEXT), break_on_hyphens=False), markup=False)
 
 
 def _present(results: AnalysisResults) -> list[Column]:
-    frames = ((METRIC_COLUMNS, results.metrics), (NOVELTY_COLUMNS, results.novelty))
-    return [column for columns, frame in frames for column in columns if column.name in frame.columns]
+    frames = (results.metrics, results.novelty)
+    return [column for column in COLUMNS if any(column.name in frame.columns for frame in frames)]
+
+
+def _fitting(results: AnalysisResults, width: int) -> list[Column]:
+    """The most important columns whose numbers fit whole."""
+    columns = _present(results)
+    ruler = Console(width=10_000)
+    while len(columns) > 1:
+        if Measurement.get(ruler, ruler.options, _table(results, columns)).maximum <= width:
+            break
+        columns.pop()
+    return columns
+
+
+def _title(results: AnalysisResults) -> list[str]:
+    metadata = results.metadata
+    model = f"{metadata['model_id']} ({metadata['model_class']})"
+    return [f"{model}, {metadata['hook_point']}, on {metadata['dataset']}"]
 
 
 def _table(results: AnalysisResults, columns: list[Column]) -> Table:
-    metadata = results.metadata
-    model = f"{metadata['model_id']} ({metadata['model_class']})"
-    title = f"{model}, {metadata['hook_point']}, on {metadata['dataset']}"
-    table = Table(title=title, title_justify="left")
+    table = Table()
     for heading in ("layer", *(column.title for column in columns)):
-        table.add_column(heading, justify="right")
-    rows = _by_layer(results)
-    for layer, values in rows.items():
+        table.add_column(heading, justify="right", no_wrap=True)
+    for layer, values in _by_layer(results).items():
         table.add_row(str(layer), *(_cell(column, values.get(column.name)) for column in columns))
     return table
 
@@ -88,21 +106,43 @@ def _cell(column: Column, value: Any) -> str:
     return "-" if value is None or pd.isna(value) else column.show(value)
 
 
-def _legend(columns: list[Column]) -> str:
-    return "; ".join(f"{column.title}: {column.meaning}" for column in columns) + "."
+def _legend(results: AnalysisResults, columns: list[Column]) -> list[str]:
+    cka = "biased" if results.metadata["compat"] else "debiased"
+    lines = ["; ".join(f"{column.title}: {column.meaning.format(cka=cka)}" for column in columns) + "."]
+    if results.metadata["hook_point"] == "residual_input":
+        lines.append(
+            "Layer i is what enters block i, layer 0 the embedding; what leaves the last block is "
+            "measured with --hook-point residual_output."
+        )
+    hidden = len(_present(results)) - len(columns)
+    if hidden:
+        lines.append(f"{hidden} more columns do not fit this terminal; all are in the results.")
+    lines += [f"Diagnostic {name}: in the results." for name in results.diagnostics]
+    return lines if columns else []
 
 
 def _facts(results: AnalysisResults) -> list[str]:
     metadata = results.metadata
     padding = metadata["padding_observed"]
+    plural = "" if metadata["batches_observed"] == 1 else "es"
     facts = [
-        f"{metadata['tokens_observed']:,} tokens in {metadata['batches_observed']} batches; "
+        f"{metadata['tokens_observed']:,} tokens in {metadata['batches_observed']} batch{plural}; "
         f"{padding:,} padding positions left out."
     ]
-    for note in metadata["warnings"]:
-        facts.append(f"Note: {note}.")
+    facts += [f"Note: {note}." for note in [*metadata["warnings"], *_remarks(results)]]
     seconds = {name: value for name, value in metadata["seconds"].items() if value >= 0.05}
     parts = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
     facts.append(f"Time: {metadata['runtime_sec']:.1f} s ({parts}).")
     facts.append(f"Results: {results.artifact_dir}" if results.artifact_dir else "Results were not saved.")
     return facts
+
+
+def _remarks(results: AnalysisResults) -> list[str]:
+    """What the rows say about themselves, once for all layers that say the same."""
+    layers: dict[str, list[str]] = {}
+    for record in results.metrics.to_dict("records"):
+        status, note = str(record.get("status", "ok")), str(record.get("note") or "")
+        if status != "ok" or note:
+            remark = f"{status}: {note}" if note and status != "ok" else note or status
+            layers.setdefault(remark, []).append(str(record["layer"]))
+    return [f"layer {', '.join(which)}: {remark}" for remark, which in layers.items()]
