@@ -57,10 +57,15 @@ def check_answers(array: np.ndarray, threads: int) -> None:
     bound = ours.error_bound()[columns]
     assert not (error > np.outer(bound, bound)).any(), "repgeom is outside its error bound"
     products = torch.zeros(dim, dim).addmm_(torch.from_numpy(array).T, torch.from_numpy(array)).numpy()
-    centred = (products - ROWS * np.outer(ours.mean, ours.mean)) / (ROWS - 1)
+    offset = ROWS * np.outer(ours.mean, ours.mean)
     peer = RunningCovariance(dim, sample_limit=0)
     peer.update(torch.from_numpy(array))
-    for name, answer in (("torch", centred), ("representation-geometry", peer.covariance().numpy())):
+    answers = {
+        "torch": (products - offset) / (ROWS - 1),
+        "numpy": (array.T @ array - offset) / (ROWS - 1),
+        "representation-geometry": peer.covariance().numpy(),
+    }
+    for name, answer in answers.items():
         assert np.allclose(answer, ours.covariance(), rtol=1e-3, atol=1e-4), f"{name} disagrees"
 
 

@@ -24,6 +24,8 @@ import model_families
 import repgeom
 from repgeom import analysis, demo
 from repgeom.analysis import RunInterrupted, plan_analysis
+from repgeom.collect import Collector
+from repgeom.metrics import measure
 from repgeom.tokens import TokenBatch, TokenPolicy
 
 TEXTS = [text[:500] for text in demo.held_out_documents()[:5]] + ["One short line."]
@@ -1171,3 +1173,80 @@ def test_activations_are_not_kept():
     analyze(model, batches(), sample_limit=8)
     assert len(born) >= 8
     assert alive == [0] * 4
+
+
+# --- found in review
+
+
+class Transposed(nn.Module):
+    """Gives ``[batch, seq, d]`` as a view of ``[batch, d, seq]``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 2).contiguous().transpose(1, 2)
+
+
+def test_a_transposed_activation_is_measured_at_any_batch_size():
+    model = nn.Sequential(nn.Embedding(50, 6), Transposed(), nn.Linear(6, 2))
+    ids = torch.randint(0, 50, (4, 9), generator=torch.Generator().manual_seed(0))
+    one = analyze(model, list(ids[:, None]), hook_point="module_output:1")
+    all_at_once = analyze(model, [ids], hook_point="module_output:1")
+    np.testing.assert_allclose(one.metrics["d_pr"], all_at_once.metrics["d_pr"], rtol=1e-6)
+
+
+def test_the_name_of_a_file_is_not_its_text(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("Some text.")
+    for text in (str(path), ["Other text.", str(path)]):
+        with pytest.raises(
+            ValueError, match=r"text must be text, got the name of a file: pass pathlib\.Path"
+        ):
+            repgeom.analyze_model(text=text, progress=False)
+
+
+def test_comparing_all_directions_says_nothing_and_says_so():
+    found = analyze(model_families.custom(), loader(40, 40, 40), novelty_k=500)
+    assert found.novelty["feature_subspace_novelty"].isna().all()
+    assert found.novelty["note"].str.contains("novelty_k < width").all()
+
+
+def test_thin_data_and_flat_layers_are_marked():
+    thin = analyze(model_families.custom(), loader(20, 20))
+    assert thin.metrics["note"].str.contains("biased low").all()
+    model = model_families.custom()
+    with torch.no_grad():
+        model.get_parameter("embed.weight").zero_()
+    flat = analyze(model, loader(20, 20), layers="0")
+    assert flat.metrics["status"].tolist() == ["zero"]
+    assert np.isnan(flat.metrics["d_pr"].iloc[0])
+
+
+def test_a_plan_keeps_the_statistics_of_one_layer_only(monkeypatch):
+    made = []
+    monkeypatch.setattr(
+        "repgeom.collect.Collector._allocate",
+        lambda self, layer, width, dtype, real=Collector._allocate: (
+            made.append(layer.site),
+            real(self, layer, width, dtype),
+        ),
+    )
+    plan = plan_analysis(model_families.custom(), loader(20, 20))
+    assert made == ["resid_pre.0"]
+    assert plan.widths == (model_families.WIDTH,) * 3
+
+
+def test_ctrl_c_while_measuring_still_saves(tmp_path, monkeypatch, capsys):
+    def interrupted(*arguments: Any) -> Any:
+        signal.raise_signal(signal.SIGINT)
+        return measure(*arguments)
+
+    monkeypatch.setattr("repgeom.analysis.measure", interrupted)
+    with pytest.raises(RunInterrupted, match="saved in"):
+        analyze(model_families.custom(), loader(20, 20), save_dir=tmp_path / "run")
+    assert repgeom.load_results(tmp_path / "run").metadata["interrupted"] is False
+    assert "Ctrl-C" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused():
+    with pytest.raises(ValueError, match="needs a GPU"):
+        repgeom.load_model(device="cuda")

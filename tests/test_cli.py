@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import math
 import os
@@ -22,10 +23,12 @@ from typer.testing import CliRunner
 import repgeom
 from repgeom import demo, models
 from repgeom.cli import app
+from repgeom.summary import summary
 
 QUICK = ("--max-tokens", "300", "--max-length", "64", "--layers", "0,1", "--text", "../quick.txt")
 QUICK += ("--no-progress",)
 ESCAPE = "\x1b"
+TEXT_FOR_TABLE = "A class definition is an executable statement. " * 20
 
 
 @pytest.fixture(autouse=True)
@@ -247,7 +250,6 @@ def test_text_of_a_file():
         (("--out", "empty.txt/run"), "is a file"),
         (("--out", "empty.txt"), "is a file"),
         (("--out", "."), "choose a folder|cannot replace"),
-        (("--seed", "-1"), "seed must be"),
     ],
 )
 def test_bad_input(empty_folder, monkeypatch, arguments, says):
@@ -435,3 +437,25 @@ def test_a_pipe_gets_plain_text(empty_folder):
     assert done.stdout.decode().count("\n│") == 2
     assert (empty_folder / "out" / "metadata.json").is_file()
     assert demo.CORPUS_NAME in done.stdout.decode()
+
+
+def test_a_narrow_terminal_gets_fewer_columns_with_whole_numbers(monkeypatch):
+    results = repgeom.analyze_model(text=TEXT_FOR_TABLE, layers="0,1", progress=False)
+    stream = io.StringIO()
+    stream.isatty = lambda: True
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("TERM", "xterm")
+    summary(results, stream)
+    lines = re.sub(ESCAPE + r"\[[0-9;]*m", "", stream.getvalue()).splitlines()
+    assert max(map(len, lines)) <= max(60, len(lines[0]))
+    assert "\u2026" not in stream.getvalue()
+    assert any("more columns do not fit" in line for line in lines)
+    assert any(f"{results.metrics['d_pr'].iloc[0]:.1f}" in line for line in lines)
+
+
+def test_the_folder_of_a_model_in_the_working_directory_has_its_name(tmp_path, monkeypatch):
+    from repgeom.cli import _fresh_folder
+
+    (tmp_path / "my-model").mkdir()
+    monkeypatch.chdir(tmp_path / "my-model")
+    assert _fresh_folder(".") == Path("repgeom-runs/my-model-1")

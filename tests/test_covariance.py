@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 import random
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -977,7 +979,8 @@ def test_a_bad_second_stream_is_refused():
 
 
 def test_too_few_rows_to_read():
-    text = "a covariance needs more weight than ddof takes away (weights that are no counts: weighting='reliability'), got {}"
+    hint = "(weights that are no counts: weighting='reliability')"
+    text = f"a covariance needs more weight than ddof takes away {hint}, got {{}}"
     empty, single = rg.Covariance(2), rg.Covariance(2).update(np.ones((1, 2)))
     with refused(empty, ValueError, "a mean needs at least one row, got 0"):
         _ = empty.mean
@@ -1168,3 +1171,72 @@ def test_the_data_are_not_written_to():
     rg.Covariance(49).update(x, weights)
     assert x.tobytes() == before
     assert np.array_equal(weights, np.full(600, 0.5))
+
+
+# --- found in review
+
+
+def test_a_longer_second_stream_is_refused_before_it_is_read():
+    statistic = rg.Covariance(2, cross_dim=2)
+    with pytest.raises(ValueError, match="cross must have as many rows as x, 3, got 4000"):
+        statistic.update(np.ones((3, 2)), np.ones(3), cross=np.ones((4000, 2)))
+    with pytest.raises(ValueError, match="cross needs a Covariance made with cross_dim"):
+        rg.Covariance(2).update(np.ones((3, 2)), np.ones(3), cross=np.ones((4000, 2)))
+
+
+def test_weights_that_sum_to_one_need_the_other_denominator():
+    x = normal_data()[:500, :4]
+    statistic = rg.Covariance(4).update(x, np.full(500, 1 / 500))
+    with pytest.raises(ValueError, match="weighting='reliability'"):
+        statistic.covariance()
+    error = np.abs(statistic.covariance(weighting="reliability") - np.cov(x, rowvar=False))
+    bound = statistic.error_bound(weighting="reliability")
+    assert not (error > np.outer(bound, bound)).any()
+
+
+def test_the_variance_is_the_diagonal_of_the_covariance():
+    statistic = rg.Covariance(49).update(normal_data()[:600, :49].astype(np.float32))
+    np.testing.assert_allclose(statistic.variance(), np.diag(statistic.covariance()), rtol=1e-12)
+
+
+def test_a_weighted_product_beyond_float32_is_rescued():
+    x = normal_data()[:600, :4].astype(np.float32)
+    x[333] = 1e32
+    weights = np.ones(600)
+    weights[333] = 1e8
+    statistic = rg.Covariance(4).update(x, weights)
+    expected = 1e8 * 1e64 * (1 - 1e8 / (1e8 + 599)) / (1e8 + 598)
+    np.testing.assert_allclose(statistic.covariance(), expected, rtol=1e-4)
+
+
+def test_reading_while_another_thread_updates_gives_whole_answers():
+    """Rows come in pairs +v, -v, so that every update leaves the mean at 0 and all variances equal."""
+    rows = np.ones((20_000, 300), np.float32)
+    rows[1::2] = -1
+    statistic = rg.Covariance(300).update(rows)
+    done = threading.Event()
+
+    def update() -> None:
+        for _ in range(20):
+            statistic.update(rows)
+        done.set()
+
+    writer = threading.Thread(target=update)
+    writer.start()
+    reads = 0
+    while not done.is_set() or reads == 0:
+        covariance = statistic.covariance(ddof=0)
+        reads += 1
+        assert np.abs(covariance - 1).max() < 1e-9
+    writer.join()
+    assert statistic.count == 21 * 20_000
+
+
+def test_a_child_process_can_go_on_with_the_statistic():
+    x = normal_data()[:600, :49]
+    statistic = rg.Covariance(49, threads=2).update(x)
+    child = os.fork()
+    if child == 0:
+        statistic.update(x)
+        os._exit(0 if statistic.count == 1200 else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
