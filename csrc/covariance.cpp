@@ -236,6 +236,7 @@ ThreadTeam& Workspace::team(int threads) {
     if (!team_) team_ = std::make_unique<ThreadTeam>(threads);
     threads_ = threads;
     process_ = getpid();
+    team_->spread();
     return *team_;
 }
 

@@ -22,6 +22,11 @@ class ThreadTeam {
     ThreadTeam& operator=(const ThreadTeam&) = delete;
 
     int size() const;
+
+    // Asks that no worker be woken on the processor of the caller, where it would wait for the caller to
+    // stop. Call it before the first of a series of runs.
+    void spread();
+
     void run(index_t count, const std::function<void(index_t task, int thread)>& work);
 
   private:
