@@ -67,6 +67,11 @@ struct ThreadTeam::Shared {
     std::exception_ptr error;
     std::vector<std::thread> workers;
 
+    std::atomic<int> spreads{0};
+#ifdef __linux__
+    cpu_set_t allowed;  // before the last spread
+#endif
+
     void drain(int thread) {
         try {
             for (index_t task; (task = next.fetch_add(1)) < count;) (*work)(task, thread);
@@ -78,10 +83,17 @@ struct ThreadTeam::Shared {
     }
 
     void serve(int thread) {
-        for (int seen = 0;;) {
+        for (int seen = 0, spread = 0;;) {
             wait_while(round, seen);
             seen = round.load();
             if (closing) return;
+            // Awake on a processor of its own, the worker may move like any other thread.
+            if (spread != spreads.load()) {
+                spread = spreads.load();
+#ifdef __linux__
+                static_cast<void>(pthread_setaffinity_np(pthread_self(), sizeof allowed, &allowed));
+#endif
+            }
             drain(thread);
             if (busy.fetch_sub(1) == 1) busy.notify_one();
         }
@@ -112,12 +124,14 @@ ThreadTeam::~ThreadTeam() {
 
 void ThreadTeam::spread() {
 #ifdef __linux__
-    cpu_set_t others;
-    if (sched_getaffinity(0, sizeof others, &others) != 0 || CPU_COUNT(&others) < 2) return;
+    cpu_set_t& allowed = shared_->allowed;
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0 || CPU_COUNT(&allowed) < 2) return;
+    cpu_set_t others = allowed;
     CPU_CLR(static_cast<std::size_t>(sched_getcpu()), &others);
     // A wish: where it is not granted, everything works as well and a little slower.
     for (std::thread& worker : shared_->workers)
         static_cast<void>(pthread_setaffinity_np(worker.native_handle(), sizeof others, &others));
+    shared_->spreads.fetch_add(1);
 #endif
 }
 

@@ -104,7 +104,8 @@ MatrixView as_matrix(const ArrayView& array, const std::string& name) {
     require(array.shape.size() == 2, name + " must have 2 dimensions [n, d]", array.shape.size());
     const index_t rows = array.shape[0], columns = array.shape[1];
     require(rows == 0 || columns <= 1 || array.strides[1] == 1,
-            name + " must have contiguous rows (stride 1 within a row; numpy.ascontiguousarray copies)", array.strides[1]);
+            name + " must have contiguous rows (stride 1 within a row; numpy.ascontiguousarray copies)",
+            array.strides[1]);
     return {array.data, array.dtype, rows, columns, array.strides[0]};
 }
 
