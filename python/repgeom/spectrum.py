@@ -14,20 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from repgeom.checks import PEER, FloatArray, as_float64, is_peer
-
-__all__ = [
-    "METRIC_NAMES",
-    "PEER",
-    "FloatArray",
-    "Spectrum",
-    "as_float64",
-    "eigenpairs",
-    "entropy",
-    "is_peer",
-    "metric_from_eigenvalues",
-    "spectrum",
-]
+from repgeom.checks import FloatArray, as_float64, is_peer
 
 METRIC_NAMES: Final = (
     "d_pr",
