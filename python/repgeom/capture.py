@@ -59,7 +59,7 @@ class Activations:
     ) -> None:
         self.sites = tuple(site.name for site in sites)
         self.fired = dict.fromkeys(self.sites, 0)
-        self._model, self._sites = model, sites
+        self._model = model
         self._stop_early, self._on_activation = stop_early, on_activation
         self._tensors: dict[str, Tensor] = {}
         self._calls: dict[tuple[str, str], int] = {}
