@@ -6,36 +6,43 @@ whose outputs are, bit for bit, the next one's inputs; the readout counts only i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from repgeom.probe import (
+from repgeom.arguments import (
     Arguments,
-    Call,
-    Key,
-    batch_arguments,
-    input_embedding,
-    probe_arguments,
-    record,
-    same,
-    token_ids,
+    batch_candidates,
+    first_accepted,
+    model_type,
+    probe_candidates,
+    token_inputs,
 )
+from repgeom.probe import Call, Key, evaluating
 from repgeom.readout import (
     Ends,
     Readout,
     find_head,
     find_logits,
     find_readout,
-    is_norm,
+    headless_norm,
     readout_error,
     tolerance_of,
 )
-from repgeom.stacks import Passage, Stack, find_stacks
+from repgeom.stacks import Stack, find_stacks
+from repgeom.towers import (
+    AXES,
+    Stream,
+    batch_first,
+    choose_stack,
+    find_embedding,
+    find_stream,
+    is_deterministic,
+)
 
-ADVICE = "measure single modules instead, with module_input:<path> or module_output:<path>"
+__all__ = ["Block", "ModelAnatomy", "ReadoutCheck", "anatomy", "batch_first"]
 
 
 @dataclass(frozen=True)
@@ -68,14 +75,24 @@ class ReadoutCheck:
 
 @dataclass(frozen=True)
 class ModelAnatomy:
-    """The stack of blocks that feeds the output of a model, and the way from there to the logits.
+    """A stack of blocks of a model, and the way from there to the logits.
 
     Attributes:
         model_type: `config.model_type`, or "" for a model without one.
         model_class: Class name of the model.
+        tower: Path of the stack: by default the main one, which feeds the output.
+        other_towers: Paths of the other stacks that ran, for `anatomy(model, tower=...)`.
         blocks: The blocks in the order of their calls.
         d_model: Width of the residual stream.
-        layout: "BSH" (batch, seq, hidden) or "SBH" (seq, batch, hidden), as the blocks see it.
+        layout: How the blocks see it: "BSH" (batch, seq, hidden) or "SBH"; where no tokens reach the stack
+            also "BHS", "NH" (positions of all items in one row), "BHWC" and "BCHW" (grids); "other" if it is
+            not one vector per position, for the reason in `stream_problem`.
+        token_input: Which token ids feed the stack: "input_ids" (also when given by position),
+            "decoder_input_ids", or None where none reach it (pixels, sound, learned queries).
+        first_position: Position of the first token in the stream, where this is longer than the tokens.
+        lengthens: Whether the stream is longer than the tokens (padding to a multiple, prompts in front).
+        stream_problem: Why the hidden state cannot be measured at tokens, or None.
+        deterministic: Whether two identical forwards with other random numbers gave the same numbers.
         embedding: Path of the token embedding whose output reaches the stack, or None.
         embedding_call: Which call of that module in one forward it is.
         embedding_layout: Layout of its output.
@@ -85,15 +102,22 @@ class ModelAnatomy:
         readout: How the logits follow from the last block's output, or None.
         readout_error: Largest relative error of the readout in the probe (NaN without readout).
         readout_problem: Why the logits could not be reproduced; None if they were, or if there are none.
-        other_towers: Paths of further stacks (encoder, vision tower).
         model: The model itself.
+        probe: Positional and keyword arguments of the forward that showed all this.
     """
 
     model_type: str
     model_class: str
+    tower: str
+    other_towers: tuple[str, ...]
     blocks: tuple[Block, ...]
     d_model: int
     layout: str
+    token_input: str | None
+    first_position: int
+    lengthens: bool
+    stream_problem: str | None
+    deterministic: bool
     embedding: str | None
     embedding_call: int
     embedding_layout: str
@@ -103,8 +127,9 @@ class ModelAnatomy:
     readout: str | None
     readout_error: float
     readout_problem: str | None
-    other_towers: tuple[str, ...]
     model: nn.Module = field(repr=False, compare=False)
+    probe: Arguments = field(repr=False, compare=False)
+    _stream: Stream = field(repr=False, compare=False)
     _readout: Readout | None = field(default=None, repr=False, compare=False)
 
     @property
@@ -121,21 +146,38 @@ class ModelAnatomy:
         """The module at a path of the model."""
         return self.model.get_submodule(path)
 
+    def to_tokens(self, hidden: Tensor, n_tokens: int | None = None, *, layout: str | None = None) -> Tensor:
+        """Hidden states of the stream as `[batch, seq, d]`.
+
+        Args:
+            hidden: The tensor as the blocks (or the norm, or the embedding) have it.
+            n_tokens: Length of the token ids of the batch; positions that are no tokens are then left out.
+            layout: The layout of `hidden`, if it is not that of the blocks (`embedding_layout`).
+
+        Returns:
+            One vector per token, or per position of a stack that no tokens reach; a view where possible.
+
+        Raises:
+            ValueError: If the stream is not one vector per position, or its tokens cannot be told.
+        """
+        stream = self._stream if layout is None else replace(self._stream, layout=layout)
+        return stream.of_tokens(hidden, n_tokens)
+
     def unembed(self, h: Tensor) -> Tensor:
         """Logits `[batch, seq, vocabulary]` of hidden states `[batch, seq, d]` after the last block.
+
+        A stream with a `stream_problem` goes in as it leaves the last block.
 
         Raises:
             ValueError: If the model has no verified readout.
         """
-        if self._readout is None:
-            raise ValueError(f"{self.model_class} has no verified logit readout: {self._no_readout}")
-        return self._readout(h)
+        return self._proven_readout()(h)
 
     def check(self, batch: Any = None) -> ReadoutCheck:
-        """Prove again that `unembed(h_last) == logits`, on a batch or on the probe tokens.
+        """Prove again that `unembed(h_last) == logits`, on a batch or on the probe.
 
         Args:
-            batch: A mapping of forward arguments, or token ids `[batch, seq]`; the probe tokens by default.
+            batch: A mapping of forward arguments, or token ids `[batch, seq]`; the probe's by default.
 
         Returns:
             The error `max|unembed(h) - logits| / max|logits|`, its tolerance, and the tokens counted.
@@ -143,25 +185,29 @@ class ModelAnatomy:
         Raises:
             ValueError: If there is no readout, or the error is above the tolerance.
         """
-        if self._readout is None:
-            raise ValueError(f"{self.model_class} has no verified logit readout: {self._no_readout}")
-        arguments = probe_arguments(self.model) if batch is None else batch_arguments(self.model, batch)
+        readout = self._proven_readout()
+        candidates = [self.probe] if batch is None else batch_candidates(self.model, batch)
         last = self.blocks[-1]
-        calls, output = record(self.model, arguments, {last.path})
+        arguments, calls, output = first_accepted(self.model, candidates, {last.path})
         logits = find_logits(self.model, output)
         state = calls[last.call].outputs.get(last.hidden_out) if len(calls) > last.call else None
         if logits is None or state is None:
             raise ValueError(
                 f"{last.path} did not run or {self.model_class} returned no logits for this batch"
             )
-        with torch.no_grad():
-            error = readout_error(self.unembed(batch_first(state, self.layout)), logits)
-        tolerance = tolerance_of(logits)
+        with evaluating(self.model), torch.no_grad():
+            error = readout_error(readout(_readable(self._stream, state, arguments)), logits)
+        tolerance = tolerance_of(self.model)
         if not (error <= tolerance):
             raise ValueError(
                 f"unembed(h_last) must equal the logits within {tolerance:.0e} relative, not {error:.2e}"
             )
         return ReadoutCheck(error, tolerance, logits[..., 0].numel())
+
+    def _proven_readout(self) -> Readout:
+        if self._readout is None:
+            raise ValueError(f"{self.model_class} has no verified logit readout: {self._no_readout}")
+        return self._readout
 
     @property
     def _no_readout(self) -> str:
@@ -172,11 +218,14 @@ class ModelAnatomy:
         kinds = sorted({type(self.module(block.path)).__name__ for block in self.blocks})
         paths = first.path if first.path == last.path else f"{first.path} ... {last.path}"
         entry, leave = (".".join(map(str, key)) for key in (first.hidden_in, first.hidden_out))
-        stream = f"{'[batch, seq, ' if self.layout == 'BSH' else '[seq, batch, '}{self.d_model}]"
+        stream = AXES.get(self.layout, "other").format(self.d_model)
         error = f"   relative error {self.readout_error:.1e}" if self.has_readout else ""
+        where = f", from position {self.first_position} of a longer stream" if self.lengthens else ""
         kind = self.model_type or "custom"
         lines = [
             f"{self.model_class} ({kind}): {self.num_blocks} blocks, width {self.d_model}",
+            f"  tower        {self.tower}",
+            f"  tokens       {self.token_input or 'none reach the tower'}{where}",
             f"  embedding    {self.embedding or 'none'}",
             f"  blocks       {paths}   {', '.join(kinds)}",
             f"  hidden state {stream} in {entry}, out {leave or 'as the tensor itself'}",
@@ -186,101 +235,75 @@ class ModelAnatomy:
         ]
         if self.other_towers:
             lines.append(f"  other stacks {', '.join(self.other_towers)}")
+        if self.stream_problem:
+            lines.append(f"  refused      {self.stream_problem}")
+        if not self.deterministic:
+            lines.append("  random       two identical forwards differ: the model draws random numbers")
         return "\n".join(lines)
 
 
-def anatomy(model: nn.Module, batch: Any = None) -> ModelAnatomy:
-    """Find the residual stream of a model by running it once on a few tokens.
+def anatomy(model: nn.Module, batch: Any = None, *, tower: str | None = None) -> ModelAnatomy:
+    """Find the residual stream of a model by running it on a few tokens.
 
     Args:
         model: A transformers model, or any module built as embedding, blocks, head. It is probed in eval mode
-            without gradients; training flags are restored.
+            without gradients; training flags and random number generators are restored.
         batch: Arguments of the forward, for models that 2 x 7 plain tokens do not fit: a mapping, token ids
-            `[batch, seq]`, or a sequence of positional arguments. At most 2 x 7 of its tokens are used.
+            `[batch, seq]`, or a sequence of positional arguments. Of plain tokens at most 2 x 7 are used.
+        tower: Path, or part of the path, of another stack than the one that feeds the output: one of
+            `other_towers`, such as "encoder" or "vision". It must run for the batch. Only the main stack has
+            a readout.
 
     Returns:
         The blocks, embedding, final norm and unembedding. `print` it for a summary.
 
     Raises:
-        ValueError: If no stack of blocks is found, or its hidden states are not one vector per token.
+        ValueError: If the forward fails, if no stack of blocks is found, or not exactly one of that name.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
-    arguments = probe_arguments(model) if batch is None else batch_arguments(model, batch, crop=True)
-    calls, output = _record_probe(model, arguments)
+    # A compiled model hides the signature of its forward.
+    model = getattr(model, "_orig_mod", model)
+    candidates = probe_candidates(model) if batch is None else batch_candidates(model, batch, crop=True)
+    arguments, calls, output = first_accepted(model, candidates)
     logits = find_logits(model, output)
     head = None if logits is None else find_head(model, calls, logits)
-    main, others = _main_stack(model, find_stacks(model, calls), head)
-    layout = _layout(model, main, arguments)
-    readout, problem = _try_readout(model, calls, main.passages[-1], layout, head=head, logits=logits)
-    norm = readout.norm if readout else _headless_norm(calls, main.passages[-1])
-    embedding = _embedding(model, calls, main, arguments)
-    model_type = getattr(getattr(model, "config", None), "model_type", "")
+    stacks = find_stacks(model, calls)
+    stack, main = choose_stack(model, stacks, head, tower)
+    stream = find_stream(model, arguments, stack)
+    readout: Readout | None = None
+    problem = f"the logits are read off the main stack {main.path}" if logits is not None else None
+    if stack is main:
+        readout, problem = _try_readout(model, calls, main, stream, arguments, head=head, logits=logits)
+    last = stack.passages[-1]
+    norm = readout.norm if readout else headless_norm(calls, last.call, last.h_out)
+    embedding = find_embedding(model, calls, stack, stream, arguments)
     return ModelAnatomy(
-        model_type=model_type if isinstance(model_type, str) else "",
+        model_type=model_type(model),
         model_class=type(model).__name__,
-        blocks=_blocks(main),
-        d_model=main.shape[-1],
-        layout=layout,
+        tower=stack.path,
+        other_towers=tuple(other.path for other in stacks if other is not stack),
+        blocks=_blocks(stack),
+        d_model=stream.width,
+        layout=stream.layout,
+        token_input=stream.token_input,
+        first_position=stream.first_position,
+        lengthens=stream.lengthens,
+        stream_problem=stream.problem,
+        deterministic=is_deterministic(model, arguments, stack),
         embedding=embedding[0].path if embedding else None,
         embedding_call=embedding[0].index if embedding else 0,
         embedding_layout=embedding[1] if embedding else "BSH",
         final_norm=norm[0] if norm else None,
         final_norm_call=norm[1] if norm else 0,
-        unembedding=head.path if head else None,
+        unembedding=head.path if head and stack is main else None,
         readout=str(readout) if readout else None,
         readout_error=readout.error if readout else float("nan"),
         readout_problem=problem,
-        other_towers=tuple(stack.path for stack in others),
         model=model,
+        probe=arguments,
+        _stream=stream,
         _readout=readout,
-    )
-
-
-def batch_first(hidden: Tensor, layout: str) -> Tensor:
-    """The same hidden states as `[batch, seq, d]` (a view)."""
-    return hidden.transpose(0, 1) if layout == "SBH" else hidden
-
-
-def _record_probe(model: nn.Module, arguments: Arguments) -> tuple[list[Call], Any]:
-    try:
-        return record(model, arguments)
-    except (TypeError, ValueError, RuntimeError, LookupError, AttributeError) as error:
-        raise ValueError(
-            f"the probe forward of {type(model).__name__} failed with {type(error).__name__}: {error}; "
-            "pass a batch that it accepts"
-        ) from error
-
-
-def _main_stack(model: nn.Module, stacks: list[Stack], head: Call | None) -> tuple[Stack, list[Stack]]:
-    """The stack that ends last before the unembedding, and the others."""
-    name = type(model).__name__
-    if not stacks:
-        raise ValueError(
-            f"no stack of blocks found in {name}: blocks are modules called one after another, each taking "
-            "the output of the one before as its input (modules run by .forward() cannot be seen by hooks); "
-            f"{ADVICE}"
-        )
-    before = [stack for stack in stacks if head is None or stack.passages[-1].call.end < head.start]
-    if not before:
-        raise ValueError(
-            f"no stack of blocks of {name} ends before its unembedding {head and head.path}; {ADVICE}"
-        )
-    main = max(before, key=lambda stack: stack.passages[-1].call.end)
-    return main, [stack for stack in stacks if stack is not main]
-
-
-def _layout(model: nn.Module, stack: Stack, arguments: Arguments) -> str:
-    shape, ids = stack.shape, token_ids(arguments)
-    if len(shape) == 3:
-        if ids is None or shape[:2] == tuple(ids.shape):
-            return "BSH"
-        if shape[:2] == tuple(ids.shape)[::-1]:
-            return "SBH"
-    tokens = "unknown tokens" if ids is None else f"{list(ids.shape)} tokens"
-    raise ValueError(
-        f"the hidden state of {type(model).__name__} must be one vector per token, [batch, seq, d] or "
-        f"[seq, batch, d], but is {list(shape)} for {tokens}; {ADVICE}"
     )
 
 
@@ -291,11 +314,20 @@ def _blocks(stack: Stack) -> tuple[Block, ...]:
     )
 
 
+def _readable(stream: Stream, state: Tensor, arguments: Arguments) -> Tensor:
+    """The hidden state as a readout takes it: at the tokens, or as it is where those cannot be told."""
+    if stream.problem is not None:
+        return state
+    ids = token_inputs(arguments).get(stream.token_input or "")
+    return stream.of_tokens(state, None if ids is None else ids.shape[1])
+
+
 def _try_readout(
     model: nn.Module,
     calls: list[Call],
-    last: Passage,
-    layout: str,
+    main: Stack,
+    stream: Stream,
+    arguments: Arguments,
     *,
     head: Call | None,
     logits: Tensor | None,
@@ -303,36 +335,19 @@ def _try_readout(
     if logits is None:
         return None, None
     if head is None:
-        return None, "no module returns the logits (a product with the embedding matrix outside any module?)"
+        return None, (
+            "no single module returns the logits: they are put together of several, or a product with the "
+            "embedding matrix outside any module"
+        )
+    last = main.passages[-1]
+    h = _readable(stream, last.h_out, arguments)
+
+    def cut(tensor: Tensor) -> Tensor:
+        whole = stream.lengthens and tensor.shape[:-1] == batch_first(last.h_out, stream.layout).shape[:-1]
+        return _readable(replace(stream, layout="BSH"), tensor, arguments) if whole else tensor
+
     try:
-        ends = Ends(last.call, batch_first(last.h_out, layout), head, logits)
-        return find_readout(model, calls, ends), None
+        with evaluating(model):
+            return find_readout(model, calls, Ends(last.call, h, head, logits, cut)), None
     except ValueError as error:
         return None, str(error)
-
-
-def _headless_norm(calls: list[Call], last: Passage) -> tuple[str, int] | None:
-    """Without readout: path and call index of the norm that takes the last block's output."""
-    for call in calls:
-        entered = call.first_input
-        if call.follows(last.call) and is_norm(call) and entered is not None and same(entered, last.h_out):
-            return call.path, call.index
-    return None
-
-
-def _embedding(
-    model: nn.Module, calls: list[Call], main: Stack, arguments: Arguments
-) -> tuple[Call, str] | None:
-    """The call that turns the token ids into vectors for the main stack, and the layout of its output."""
-    ids = token_ids(arguments)
-    named = input_embedding(model)
-    found: list[tuple[Call, str]] = []
-    for call in calls:
-        if call.start > main.passages[0].call.start or call.tokens is None or ids is None:
-            continue
-        if call.module is named or isinstance(call.module, nn.Embedding):
-            if same(call.tokens, ids):
-                found.append((call, "BSH"))
-            elif same(call.tokens, ids.T):
-                found.append((call, "SBH"))
-    return max(found, key=lambda item: (item[0].module is named, -item[0].start), default=None)

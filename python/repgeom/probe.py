@@ -1,12 +1,14 @@
-"""One forward of a model, observed: probe batches, calls with their tensors, module by module."""
+"""One forward of a model, observed: calls with their tensors, module by module."""
 
 from __future__ import annotations
 
 import dataclasses
 import inspect
 import itertools
+import sys
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -14,9 +16,6 @@ import torch
 from torch import Tensor, nn
 
 Key: TypeAlias = tuple[str | int, ...]
-Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
-
-PROBE_ROWS, PROBE_LENGTH, PROBE_DECODER_LENGTH = 2, 7, 5
 
 
 def floating_tensors(value: Any, key: Key = ()) -> Iterator[tuple[Key, Tensor]]:
@@ -48,8 +47,15 @@ def pick(value: Any, key: Key) -> Any:
 
 
 def same(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are bitwise equal, wherever they live."""
-    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b.to(a.device))
+    """Whether two tensors are bitwise equal, wherever they live; NaN equals NaN."""
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    return torch.equal(_bits(a), _bits(b).to(a.device))
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return tensor.contiguous().view(integers[tensor.element_size()])
 
 
 def relative_error(a: Tensor, b: Tensor) -> float:
@@ -97,10 +103,11 @@ class _Recorder:
         self.calls: list[Call] = []
         self._open: list[Call] = []
         self._clock = itertools.count()
+        self._seen: Counter[str] = Counter()
 
     def enter(self, path: str, module: nn.Module, args: Any, kwargs: Any) -> None:
         nested = itertools.chain(floating_tensors(args, ("args",)), floating_tensors(kwargs, ("kwargs",)))
-        first = args[0] if args else None
+        integers = (value for value in (*args, *kwargs.values()) if _is_integer(value))
         self._open.append(
             Call(
                 path=path,
@@ -109,13 +116,15 @@ class _Recorder:
                 start=next(self._clock),
                 # Clones, because some blocks add to their input in place.
                 inputs={key: tensor.detach().clone() for key, tensor in nested},
-                tokens=first if isinstance(first, Tensor) and not first.is_floating_point() else None,
-                index=sum(call.path == path for call in self.calls),
+                tokens=next(integers, None),
+                index=self._seen[path],
             )
         )
+        self._seen[path] += 1
         self.calls.append(self._open[-1])
 
     def leave(self, module: nn.Module, output: Any) -> None:
+        # Model code may catch an exception, and leave calls unfinished.
         while self._open[-1].module is not module:
             self._open.pop()
         call = self._open.pop()
@@ -123,8 +132,12 @@ class _Recorder:
         call.outputs = {key: tensor.detach().clone() for key, tensor in floating_tensors(output)}
 
 
+class _Arrived(BaseException):
+    """Ends a forward that came as far as needed. Not an Exception, so that model code does not catch it."""
+
+
 def record(
-    model: nn.Module, arguments: Arguments, paths: Collection[str] | None = None
+    model: nn.Module, arguments: tuple[Any, Any], paths: Collection[str] | None = None, *, seed: int = 0
 ) -> tuple[list[Call], Any]:
     """Run one forward and record the module calls in it.
 
@@ -132,6 +145,7 @@ def record(
         model: Any module. It runs in eval mode without gradients; its training flags are restored.
         arguments: Positional and keyword arguments of the forward.
         paths: Modules to record; all submodules by default.
+        seed: Of random numbers that the forward may draw; the global generators are restored.
 
     Returns:
         Finished calls in order of entry, and the output of the forward.
@@ -149,12 +163,68 @@ def record(
             handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
             handles.append(module.register_forward_hook(leave, with_kwargs=True))
     try:
-        with evaluating(model), torch.no_grad():
+        with evaluating(model), seeded(model, seed), eagerly(), torch.no_grad():
             output = model(*arguments[0], **arguments[1])
     finally:
         for handle in handles:
             handle.remove()
     return [call for call in recorder.calls if call.end >= 0], output
+
+
+def entering(model: nn.Module, arguments: tuple[Any, Any], call: Call, key: Key) -> Tensor | None:
+    """The tensor that enters a module at the same call in another forward, which ends there.
+
+    Args:
+        model: The model; run as by :func:`record`, with the same random numbers.
+        arguments: Positional and keyword arguments of the forward.
+        call: Which call of which module.
+        key: Which of its inputs.
+
+    Returns:
+        A clone, or None if the call did not happen or had no such input.
+    """
+    seen: list[Tensor] = []
+    remaining = itertools.count(-call.index)
+
+    def enter(_module: nn.Module, args: Any, kwargs: Any) -> None:
+        if next(remaining) == 0:
+            found = pick({"args": args, "kwargs": kwargs}, key)
+            seen.extend([found.detach().clone()] if isinstance(found, Tensor) else [])
+            raise _Arrived
+
+    handle = call.module.register_forward_pre_hook(enter, with_kwargs=True)
+    try:
+        with evaluating(model), seeded(model, 0), eagerly(), torch.no_grad():
+            model(*arguments[0], **arguments[1])
+    except _Arrived:
+        pass
+    finally:
+        handle.remove()
+    return seen[0] if seen else None
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype in (torch.int64, torch.int32)
+
+
+@contextmanager
+def eagerly() -> Iterator[None]:
+    """Compiled modules run as they are written inside the block, so that hooks in them fire."""
+    # Nothing is compiled before this module is imported, which takes a second.
+    compiled = "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance")
+    with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+        yield
+
+
+@contextmanager
+def seeded(model: nn.Module, seed: int) -> Iterator[None]:
+    """Fixed random numbers inside the block; the generators as they were afterwards."""
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    with torch.random.fork_rng(devices):
+        torch.default_generator.manual_seed(seed)
+        for device in devices:
+            torch.cuda.default_generators[device].manual_seed(seed)
+        yield
 
 
 @contextmanager
@@ -169,9 +239,14 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = flag
 
 
+def parameters(model: nn.Module) -> dict[str, inspect.Parameter]:
+    """The parameters of the model's forward by name."""
+    return dict(inspect.signature(model.forward).parameters)
+
+
 def accepts(model: nn.Module, keyword: str) -> bool:
     """Whether the signature of the model's forward names this keyword."""
-    return keyword in inspect.signature(model.forward).parameters
+    return keyword in parameters(model)
 
 
 def config_values(model: nn.Module) -> dict[str, Any]:
@@ -195,14 +270,30 @@ def config_values(model: nn.Module) -> dict[str, Any]:
 
 def input_embedding(model: nn.Module) -> nn.Module | None:
     """The token embedding: what `get_input_embeddings` names, else the first `nn.Embedding`."""
-    getter = getattr(model, "get_input_embeddings", None)
-    try:
-        found = getter() if callable(getter) else None
-    except NotImplementedError:
-        found = None
-    if isinstance(found, nn.Module):
+    found = _named(model, "get_input_embeddings")
+    if found is not None:
         return found
     return next((module for module in model.modules() if isinstance(module, nn.Embedding)), None)
+
+
+def output_embedding(model: nn.Module) -> nn.Module | None:
+    """What `get_output_embeddings` names."""
+    return _named(model, "get_output_embeddings")
+
+
+def _named(model: nn.Module, getter: str) -> nn.Module | None:
+    try:
+        found = getattr(model, getter, lambda: None)()
+    except Exception:  # Models without one say so in many ways.
+        return None
+    return found if isinstance(found, nn.Module) else None
+
+
+def one_line(error: BaseException) -> str:
+    """Kind and message of an exception in one line of bounded length."""
+    message = " ".join(str(error).split())
+    message = message if len(message) <= 200 else message[:197] + "..."
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 def input_device(model: nn.Module) -> torch.device:
@@ -213,108 +304,3 @@ def input_device(model: nn.Module) -> torch.device:
             if parameter.device.type != "meta":
                 return parameter.device
     return torch.device("cpu")
-
-
-def probe_arguments(model: nn.Module) -> Arguments:
-    """Arguments of a forward over 2 x 7 fixed tokens (batch and length differ, to tell layouts apart)."""
-    embedding = input_embedding(model)
-    size = getattr(embedding, "num_embeddings", None) or config_values(model).get("vocab_size")
-    if size is None:
-        raise ValueError(
-            f"the vocabulary of {type(model).__name__} must be known to probe it, but it has no nn.Embedding "
-            "and no config.vocab_size; pass a batch"
-        )
-    device = input_device(model)
-    ids = _probe_ids(model, size, PROBE_LENGTH).to(device)
-    keywords: dict[str, Any] = {}
-    if accepts(model, "attention_mask"):
-        keywords["attention_mask"] = torch.ones_like(ids)
-    if accepts(model, "use_cache"):
-        keywords["use_cache"] = False
-    if config_values(model).get("is_encoder_decoder") and accepts(model, "decoder_input_ids"):
-        keywords["decoder_input_ids"] = _probe_ids(model, size, PROBE_DECODER_LENGTH).to(device)
-    if accepts(model, "input_ids"):
-        return (), {"input_ids": ids, **keywords}
-    return (ids,), keywords
-
-
-def _probe_ids(model: nn.Module, size: int, length: int) -> Tensor:
-    """Distinct, valid, non-special token ids `[2, length]` (an image token would call for an image)."""
-    special: set[int] = set()
-    for name, value in config_values(model).items():
-        if name.endswith(("token_id", "token_index", "token_ids")):
-            special.update(
-                item for item in (value if isinstance(value, list) else [value]) if type(item) is int
-            )
-    ordinary = [token for token in range(min(size, 1000)) if token not in special] or [0]
-    picks = [ordinary[(11 + 37 * step) % len(ordinary)] for step in range(PROBE_ROWS * length)]
-    return torch.tensor(picks).reshape(PROBE_ROWS, length)
-
-
-def batch_arguments(model: nn.Module, batch: Any, *, crop: bool = False) -> Arguments:
-    """A user's batch as arguments of the forward, on the model's device.
-
-    Args:
-        model: The model that will be called.
-        batch: A mapping (keywords), a tensor (token ids `[batch, seq]`) or a sequence (positional arguments).
-        crop: Keep at most 2 rows and 7 tokens of every tensor shaped like the token ids.
-
-    Returns:
-        Positional and keyword arguments.
-    """
-    args: tuple[Any, ...] = ()
-    kwargs: dict[str, Any] = {}
-    if isinstance(batch, Mapping):
-        kwargs = dict(batch)
-        if accepts(model, "use_cache"):
-            kwargs.setdefault("use_cache", False)
-    elif isinstance(batch, Tensor):
-        args = (batch,)
-    elif isinstance(batch, (list, tuple)):
-        args = tuple(batch)
-    else:
-        raise TypeError(
-            f"a batch must be a mapping, a tensor or a sequence of tensors, not {type(batch).__name__}"
-        )
-    if crop:
-        args, kwargs = _cropped(args, kwargs)
-    device = input_device(model)
-
-    def move(value: Any) -> Any:
-        return value.to(device) if isinstance(value, Tensor) else value
-
-    return tuple(move(value) for value in args), {name: move(value) for name, value in kwargs.items()}
-
-
-def _cropped(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
-    """The same arguments with at most 2 x 7 tokens, taken where the attention mask is set."""
-    ids = token_ids((args, kwargs))
-    if ids is None:
-        return args, kwargs
-    rows, length = ids.shape
-    everything = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-    keep_rows = PROBE_ROWS if all(value.dim() and value.shape[0] == rows for value in everything) else rows
-    keep = min(PROBE_LENGTH, length)
-    if keep == min(keep_rows, rows) and keep > 1:
-        keep -= 1
-    mask = kwargs.get("attention_mask")
-    left_padded = isinstance(mask, Tensor) and mask.shape == ids.shape and not bool(mask[:, 0].all())
-    window = slice(length - keep, length) if left_padded else slice(0, keep)
-
-    def cut(value: Any) -> Any:
-        if not isinstance(value, Tensor):
-            return value
-        if value.shape[:2] == ids.shape:
-            value = value[:, window]
-        return value[:keep_rows] if keep_rows < rows else value
-
-    return tuple(cut(value) for value in args), {name: cut(value) for name, value in kwargs.items()}
-
-
-def token_ids(arguments: Arguments) -> Tensor | None:
-    """The token ids `[batch, seq]` that enter the last stack: the decoder's if there is one."""
-    args, kwargs = arguments
-    for value in (kwargs.get("decoder_input_ids"), kwargs.get("input_ids"), *args, *kwargs.values()):
-        if isinstance(value, Tensor) and value.dim() == 2 and not value.is_floating_point():
-            return value
-    return None

@@ -10,7 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from repgeom.probe import Call, Key, config_values, floating_tensors, pick, relative_error, same
+from repgeom.probe import (
+    Call,
+    Key,
+    floating_tensors,
+    one_line,
+    output_embedding,
+    pick,
+    relative_error,
+    same,
+)
 
 _SOFTCAP_NAMES = (
     "final_logit_softcapping",
@@ -33,12 +42,16 @@ class Step:
 
 @dataclass(frozen=True)
 class Ends:
-    """The last block and its hidden state h `[batch, seq, d]`; the unembedding and the model's logits."""
+    """The last block and its hidden state h `[batch, seq, d]`; the unembedding and the model's logits.
+
+    `cut` keeps the positions of tokens in any tensor that has all positions of the stream.
+    """
 
     last: Call
     h: Tensor
     unembedding: Call
     logits: Tensor
+    cut: Callable[[Tensor], Tensor] = lambda tensor: tensor
 
 
 @dataclass(frozen=True)
@@ -89,9 +102,10 @@ class Readout:
         return " -> ".join(way)
 
 
-def tolerance_of(tensor: Tensor) -> float:
-    """Relative error allowed between two ways of computing the same logits: 1e-4, in half precision 2e-2."""
-    return 2e-2 if tensor.dtype in (torch.float16, torch.bfloat16) else 1e-4
+def tolerance_of(model: nn.Module) -> float:
+    """Relative error allowed between two ways to the same numbers: 1e-4, with half precision inside 2e-2."""
+    half = any(p.is_floating_point() and p.element_size() < 4 for p in model.parameters())
+    return 2e-2 if half else 1e-4
 
 
 def find_logits(model: nn.Module, output: Any) -> Tensor | None:
@@ -112,8 +126,7 @@ def find_logits(model: nn.Module, output: Any) -> Tensor | None:
 
 def find_head(model: nn.Module, calls: list[Call], logits: Tensor) -> Call | None:
     """The call of the unembedding: the module the model names, if called, else the last fitting Linear."""
-    getter = getattr(model, "get_output_embeddings", None)
-    named = getter() if callable(getter) else None
+    named = output_embedding(model)
     for call in reversed(calls):
         output = call.outputs.get(())
         if call.module is named and output is not None and output.shape[-1] == logits.shape[-1]:
@@ -141,7 +154,9 @@ def find_readout(model: nn.Module, calls: list[Call], ends: Ends) -> Readout:
     """
     rows, shape = list(ends.h.shape[:2]), list(ends.logits.shape)
     if len(shape) != 3 or shape[:2] != rows:
-        raise ValueError(f"logits must be one row per token {rows}, not of shape {shape}")
+        raise ValueError(
+            f"logits must be one row per vector of the stream {list(ends.h.shape)}, not of shape {shape}"
+        )
     problem = "the unembedding is not called after the last block"
     for head in _heads(ends.unembedding, ends.last):
         readout = _readout_through(head, model, calls, ends)
@@ -168,9 +183,9 @@ def _readout_through(head: Call, model: nn.Module, calls: list[Call], ends: Ends
         return (
             f"the head {head.path} takes {len(head.inputs)} tensors, so it is no function of the hidden state"
         )
-    tol = tolerance_of(logits)
+    tol = tolerance_of(model)
     between = [call for call in calls if call.follows(last) and call.end < head.start]
-    way = _walk_back(h, head, between, tol)
+    way = _walk_back(ends, head, between, tol)
     if way is None:
         names = ", ".join(call.path for call in between) or "none"
         return (
@@ -197,8 +212,11 @@ def _readout_through(head: Call, model: nn.Module, calls: list[Call], ends: Ends
 
 
 def _verified(readout: Readout, h: Tensor, logits: Tensor, tol: float) -> Readout | str:
-    with torch.no_grad():
-        error = readout_error(readout(h), logits)
+    try:
+        with torch.no_grad():
+            error = readout_error(readout(h), logits)
+    except Exception as problem:  # Modules run out of their place may fail in any way.
+        return f"{readout} cannot be run by itself: {one_line(problem)}"
     if not (error <= tol):
         return f"{readout} differs from the logits by {error:.2e} relative, more than {tol:.0e}"
     return replace(readout, error=error)
@@ -220,6 +238,15 @@ def is_norm(call: Call) -> bool:
     return all(parameter.dim() <= 1 for parameter in call.module.parameters())
 
 
+def headless_norm(calls: list[Call], last: Call, h: Tensor) -> tuple[str, int] | None:
+    """Without readout: path and call index of the norm that takes the last block's output."""
+    for call in calls:
+        entered = call.first_input
+        if call.follows(last) and is_norm(call) and entered is not None and same(entered, h):
+            return call.path, call.index
+    return None
+
+
 def _norm(passed: list[Call]) -> tuple[str, int] | None:
     """Path and call index of the norm before any matrix (dropout and identities may precede it)."""
     for call in passed:
@@ -231,17 +258,18 @@ def _norm(passed: list[Call]) -> tuple[str, int] | None:
 
 
 def _walk_back(
-    h: Tensor, head: Call, between: list[Call], tol: float
+    ends: Ends, head: Call, between: list[Call], tol: float
 ) -> tuple[float, list[tuple[Call, float]]] | None:
     """Follow the head's input back to h: (factor on h, [(call, factor on its output), ...]) or None."""
     target, passed = head.first_input, list[tuple[Call, float]]()
     while target is not None:
-        factor = _factor(h, target, tol)
+        target = ends.cut(target)
+        factor = _factor(ends.h, target, tol)
         if factor is not None:
             return factor, passed
         for position in range(len(between) - 1, -1, -1):
             call = between[position]
-            factors = (_factor(output, target, tol) for output in call.outputs.values())
+            factors = (_factor(ends.cut(output), target, tol) for output in call.outputs.values())
             factor = next((value for value in factors if value is not None), None)
             if factor is not None:
                 passed.insert(0, (call, factor))
@@ -298,9 +326,22 @@ def _counted(logits: Tensor) -> Tensor:
 
 
 def _softcaps(model: nn.Module) -> dict[str, float]:
-    values = config_values(model)
-    caps = ((name, values.get(name)) for name in _SOFTCAP_NAMES)
-    return {name: float(cap) for name, cap in caps if isinstance(cap, (int, float)) and cap}
+    config = getattr(model, "config", None)
+    nested = [value for value in getattr(config, "__dict__", {}).values() if hasattr(value, "to_dict")]
+    caps: dict[str, float] = {}
+    for source in (config, *nested):
+        for name in _SOFTCAP_NAMES:
+            cap = _attribute(source, name)
+            if isinstance(cap, (int, float)) and cap:
+                caps.setdefault(name, float(cap))
+    return caps
+
+
+def _attribute(config: Any, name: str) -> Any:
+    try:
+        return getattr(config, name, None)
+    except Exception:  # Attributes of heterogeneous configurations may raise RuntimeError when read.
+        return None
 
 
 def _dtype(call: Call, h: Tensor) -> torch.dtype:
