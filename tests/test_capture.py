@@ -3,7 +3,9 @@ from collections import Counter
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
+import architectures
 from model_families import BUILDERS, LAYERS, WIDTH, batch, build, custom, inputs_for
 from repgeom.capture import capture
 from repgeom.models import anatomy
@@ -96,6 +98,53 @@ def test_module_paths(family):
         activations.run(**inputs)
     assert torch.equal(activations[sites[0]], activations["resid_pre.1"])
     assert torch.equal(activations[sites[1]], activations["resid_post.1"])
+
+
+def test_several_targets_and_layers_in_one_pass():
+    model = build("gpt2")
+    sites = ["resid_mid.2", "transformer.h.0.mlp:input", "embed", "attn_out.0", "lm_head:output", "mlp_out.1"]
+    with capture(model, sites) as together:
+        together.run(**batch())
+    assert together.sites == tuple(sites)
+    for site in sites:
+        with capture(model, site) as alone:
+            alone.run(**batch())
+        assert torch.equal(together[site], alone[site])
+
+
+def test_module_outputs_of_all_forms():
+    class Forms(nn.Module):
+        def forward(self, x, form):
+            return {"list": [None, x, x + 1], "nested": {"a": (x.long(), {"b": x})}, "tuple": (x,)}[form]
+
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = Forms()
+
+        def forward(self, x, form):
+            return self.inner(form=form, x=x)
+
+    x = torch.randn(2, 3)
+    with capture(Outer(), ["inner:input", "inner:output"]) as activations:
+        for form in ("list", "nested", "tuple"):
+            activations.run(x + len(form), form)
+            assert torch.equal(activations["inner:input"], x + len(form))
+            assert torch.equal(activations["inner:output"], x + len(form))
+
+
+def test_stream_longer_than_the_tokens_is_cut_to_them():
+    model = architectures.build("causal", "cpmant")
+    found, ids = anatomy(model), batch()["input_ids"]
+    path = found.blocks[1].path
+    with capture(model, ["resid_pre.1", "mlp_out.1", f"{path}:input"], anatomy=found) as activations:
+        activations.run(input_ids=ids)
+    whole = activations[f"{path}:input"]
+    assert found.lengthens
+    assert whole.shape[1] > ids.shape[1]
+    assert activations["mlp_out.1"].shape == activations["resid_pre.1"].shape == (*ids.shape, whole.shape[2])
+    start = found.first_position
+    assert torch.equal(activations["resid_pre.1"], whole[:, start : start + ids.shape[1]])
 
 
 def test_outputs_wrapped_by_options_are_still_found():
@@ -235,6 +284,63 @@ def test_unfired_sites_are_named():
     assert not bypassed._forward_pre_hooks
 
 
+def test_parts_called_alone_are_no_forward():
+    model = custom()
+    with capture(model, ["embed", "blocks.0:input"]) as activations:
+        pass
+    assert len(activations) == 0
+    with (
+        pytest.raises(
+            RuntimeError, match=r"did not fire: embed, blocks\.0:input\. Hooks see calls of modules"
+        ),
+        capture(model, ["embed", "blocks.0:input"], on_activation=lambda *_: None),
+    ):
+        # Past the model that is captured: nobody could say which forward its tensors belong to.
+        model.blocks[0](model.embed(batch()["input_ids"]))
+    assert set(map(tuple, hooks(model).values())) == {(0, 0, 0, 0)}
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_blocks_run_by_forward_are_named(plain):
+    model = architectures.build("masked", "squeezebert")
+    site = "transformer.encoder.layers.2:output"
+    with (
+        pytest.raises(RuntimeError, match=rf"did not fire: {site}.*by \.forward\(\)"),
+        capture(model, site, on_activation=lambda *_: None) as activations,
+    ):
+        model(**batch()) if plain else activations.run(**batch())
+
+
+def test_block_called_more_often_than_in_the_probe_is_named():
+    model, ids = custom(), batch()["input_ids"]
+    found = anatomy(model)
+    model.blocks[2] = model.blocks[1]
+    with (
+        pytest.raises(RuntimeError, match=r"as often as in the probe: blocks\.1 2 times and not 1"),
+        capture(model, "resid_post.1", anatomy=found, stop_early=False) as activations,
+    ):
+        activations.run(ids)
+
+
+def test_blocks_run_again_in_the_backward_pass_do_not_count():
+    class Checkpointed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = custom().blocks
+
+        def forward(self, hidden):
+            for block in self.inner:
+                hidden = checkpoint(block, hidden, use_reentrant=False)
+            return hidden
+
+    model, runs = Checkpointed(), []
+    model.inner[1].mlp.register_forward_hook(lambda *_: runs.append(1))
+    with capture(model, ["inner.1.mlp:output"], stop_early=False) as activations:
+        model(torch.randn(2, 3, WIDTH)).sum().backward()
+    assert len(runs) == 2
+    assert activations.fired == {"inner.1.mlp:output": 1}
+
+
 def test_shared_module_by_path_is_refused_in_run():
     with (
         capture(custom(shared=True), "blocks.0:output") as activations,
@@ -284,6 +390,35 @@ def test_errors_in_the_model_come_through(plain):
         (model if plain else activations.run)(batch()["input_ids"])
     assert caught.value is error
     assert hooks(model) == before
+
+
+def test_half_a_forward_counts_for_nothing():
+    model, ids = custom(), batch()["input_ids"]
+    sites, failing = ["resid_pre.0", "resid_post.2", "blocks.1.mlp:output"], [True]
+
+    def fail(*_):
+        if failing:
+            raise ZeroDivisionError("mine")
+
+    model.blocks[1].register_forward_hook(fail)
+    with capture(model, sites, anatomy=_anatomy_with(model, failing)) as activations:
+        with pytest.raises(ZeroDivisionError, match="mine"):
+            activations.run(ids)
+        assert len(activations) == 0
+        assert activations.fired == dict.fromkeys(sites, 0)
+        failing.clear()
+        activations.run(ids)
+        assert activations.fired == dict.fromkeys(sites, 1)
+    with capture(model, sites) as expected:
+        expected.run(ids)
+    assert all(torch.equal(activations[site], expected[site]) for site in sites)
+
+
+def _anatomy_with(model, failing):
+    failing.clear()
+    found = anatomy(model)
+    failing.append(True)
+    return found
 
 
 def test_error_of_the_callback_comes_through():
@@ -339,6 +474,60 @@ def test_training_mode_is_kept_while_capturing():
     assert all(module.training for module in model.modules())
 
 
+@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize("failing", [False, True])
+def test_the_model_is_bitwise_as_before(early, failing):
+    model = build("gpt2").train()
+    model.transformer.h[1].eval()
+    model.transformer.wte.weight.requires_grad_(False)
+    model.lm_head.register_forward_hook(lambda *_: None)
+
+    def state():
+        return {
+            "modes": [module.training for module in model.modules()],
+            "hooks": hooks(model),
+            "grads": [(parameter.requires_grad, parameter.grad) for parameter in model.parameters()],
+            "places": [
+                (value.device, value.dtype, value.data_ptr()) for value in model.state_dict().values()
+            ],
+        }
+
+    weights = {name: value.clone() for name, value in model.state_dict().items()}
+    before = state()
+    sites = ["embed", "resid_mid.0", "mlp_out.1", "transformer.h.2:output"]
+    options = {"labels": torch.zeros(1, 1)} if failing else {}
+    with capture(model, sites, stop_early=early) as activations:
+        if failing:
+            with pytest.raises(ValueError, match="batch_size"):
+                activations.run(**batch(), **options)
+        else:
+            activations.run(**batch())
+    assert state() == before
+    assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
+
+
+def test_hooks_never_wait_for_the_device():
+    """On the meta device a number that is read, a copy to the host or a branch on a value is an error."""
+    model = build("opt")
+    # The other way of attention itself looks whether the mask is all ones.
+    model.set_attn_implementation("eager")
+    found = anatomy(model)
+    sites = ["embed", "final_norm", "lm_head:output", "model.decoder.layers.0.fc1:input"]
+    sites += [f"{kind}.1" for kind in ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post")]
+    with capture(model, sites, anatomy=found) as real:
+        real.run(**batch())
+    model.to("meta")
+    inputs = {name: value.to("meta") for name, value in batch().items()}
+    received = {}
+    with capture(model, sites, anatomy=found) as activations:
+        activations.run(**inputs)
+    with capture(model, sites, anatomy=found, on_activation=received.__setitem__) as handed:
+        handed.run(**inputs)
+    for site in sites:
+        assert activations[site].device.type == received[site].device.type == "meta"
+        assert activations[site].shape == received[site].shape == real[site].shape
+
+
 def test_gradients_flow_in_plain_calls():
     model, ids = custom(), batch()["input_ids"]
     with capture(model, "resid_pre.1", stop_early=False):
@@ -352,8 +541,9 @@ def test_gradients_flow_in_plain_calls():
 @pytest.mark.parametrize(
     ("sites", "message"),
     [
-        ("attn_out.1", r"one of: embed, resid_pre\.<i>.*received 'attn_out.1'"),
-        ("resid_mid.1", "received 'resid_mid.1'"),
+        ("attn_in.1", r"one of: embed, resid_pre\.<i>, attn_out\.<i>.*received 'attn_in.1'"),
+        ("resid_mid.1", "'resid_mid.1' does not exist in block blocks.1 of Custom: its output is not"),
+        ("mlp_out.3", r"'mlp_out.3': the block index must be in 0\.\.2, not 3"),
         ("resid_pre", "received 'resid_pre'"),
         ("resid_pre.-1", "received 'resid_pre.-1'"),
         ("resid_pre.3", r"'resid_pre.3': the block index must be in 0\.\.2, not 3"),
