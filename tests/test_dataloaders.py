@@ -15,14 +15,8 @@ from hypothesis import strategies as st
 
 from repgeom.dataloaders import forward_signature, iter_dataloader
 from repgeom.demo import MODEL_DIR
-from repgeom.tokens import TokenBatch
-from token_batches import DROP_SPECIAL, KEEP_PADDING, PAD, TOKEN_ROWS, kept, rows
-
-
-def read(batch: Any, **options: Any) -> TokenBatch:
-    (only,) = iter_dataloader([batch], **options)
-    return only
-
+from repgeom.tokens import UNLABELED, TokenPolicy
+from token_batches import DROP_SPECIAL, KEEP_PADDING, PAD, POLICIES, TOKEN_ROWS, kept, read, rows
 
 # --- forms ---
 
@@ -49,6 +43,29 @@ def test_any_batch_size_gives_the_same_tokens(tokens: list[list[int]]) -> None:
             [(int(i), row) for b in batches for i, row in zip(b.sequence_ids, kept(b), strict=True)]
         )
     assert streams[0] == streams[1] == streams[2] == list(enumerate(tokens))
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.lists(st.integers(0, 3), min_size=4, max_size=7), min_size=1, max_size=9),
+    POLICIES,
+    st.sampled_from(["left", "right", "middle"]),
+)
+def test_any_batch_size_and_padding_drops_the_same_positions(
+    tokens: list[list[int]], policy: TokenPolicy, side: str
+) -> None:
+    tokens = [*tokens, [50] * 4]  # Something that counts.
+    streams = []
+    for size in (1, 2, 10):
+        found = []
+        loader = [rows(*tokens[i : i + size], side=side, width=8) for i in range(0, len(tokens), size)]
+        for batch in iter_dataloader(loader, policy=policy, special_ids=[0]):
+            masks = torch.stack([batch.keep, *batch.dropped.values()])
+            assert torch.equal(masks.sum(dim=0), batch.real.long())
+            assert batch.n_tokens == batch.keep.sum()
+            found += [masks[:, row, real].tolist() for row, real in enumerate(batch.real)]
+        streams.append(found)
+    assert streams[0] == streams[1] == streams[2]
 
 
 def test_a_batch_encoding_and_a_torch_dataloader_are_read() -> None:
@@ -118,14 +135,17 @@ def test_embeddings_have_positions_too() -> None:
 
 
 def test_a_batch_moves_as_a_whole() -> None:
-    batch = read((torch.arange(4).reshape(2, 2), {"nested": [torch.zeros(2), "name"]})).to("meta")
+    raw = (torch.arange(4).reshape(2, 2), {"nested": [torch.zeros(2), "name"]})
+    batch = read(raw, policy=TokenPolicy(first=1)).to("meta")
     assert batch.args[0].is_meta
     assert batch.args[1]["nested"][0].is_meta
     assert batch.args[1]["nested"][1] == "name"
     assert batch.keep.is_meta
+    assert batch.real.is_meta
+    assert batch.dropped["first"].is_meta
     assert batch.token_ids.is_meta
     assert batch.sequence_ids.is_meta
-    assert batch.n_tokens == 4
+    assert batch.n_tokens == 2
 
 
 # --- budget and policy ---
@@ -160,6 +180,53 @@ def test_special_tokens_can_be_dropped() -> None:
     assert batch.kwargs["input_ids"].tolist() == [[0, 5, 6], [0, 7, PAD]]
     with pytest.raises(ValueError, match="needs special_ids"):
         iter_dataloader([], policy=DROP_SPECIAL)
+
+
+def test_a_batch_says_why_positions_do_not_count() -> None:
+    labels = torch.tensor([[1, 1, 1, UNLABELED], [1, 1, 1, 1]])
+    raw = rows([0, 5, 6, 7], [0, 5, 6], side="left") | {"labels": labels}
+    policy = TokenPolicy(special_tokens="drop", first=2, labels="require", duplicates="drop")
+    batch = read(raw, policy=policy, special_ids=[0])
+    assert list(batch.dropped) == ["special", "first", "unlabeled", "duplicate"]
+    found = {reason: where.int().tolist() for reason, where in batch.dropped.items()}
+    assert found == {
+        "special": [[1, 0, 0, 0], [1, 0, 0, 0]],
+        "first": [[0, 1, 0, 0], [0, 1, 0, 0]],
+        "unlabeled": [[0, 0, 0, 1], [0, 0, 0, 0]],
+        "duplicate": [[0, 0, 0, 0], [0, 0, 1, 0]],
+    }
+    assert kept(batch) == [[6], []]
+    assert batch.real.int().tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
+    assert read(raw).dropped == {}
+
+
+def test_keeping_padding_counts_it_as_positions() -> None:
+    policy = TokenPolicy(padding="keep", special_tokens="drop", first=1)
+    batch = read(rows([1, 2], [3], side="left", width=3), policy=policy, special_ids=[PAD])
+    assert batch.dropped["special"].int().tolist() == [[1, 0, 0], [1, 1, 0]]
+    assert not bool(batch.dropped["first"].any())
+    assert batch.real.int().tolist() == [[0, 1, 1], [0, 0, 1]]
+    assert kept(batch) == [[1, 2], [3]]
+
+
+def test_duplicates_are_known_by_what_the_model_reads() -> None:
+    policy = TokenPolicy(duplicates="drop")
+    twice = [rows([1, 2]), rows([1, 2, 3])]
+    assert [kept(batch) for batch in iter_dataloader(twice, policy=policy)] == [[[1, 2]], [[3]]]
+    moved = [
+        batch | {"position_ids": torch.arange(2, 2 + 2 * len(batch["input_ids"][0]), 2)[None]}
+        for batch in twice
+    ]
+    moved[0]["position_ids"] = torch.tensor([[2, 5]])
+    assert [kept(batch) for batch in iter_dataloader(moved, policy=policy)] == [[[1, 2]], [[2, 3]]]
+    flags = [batch | {"output_router_logits": False} for batch in twice]
+    assert [batch.n_tokens for batch in iter_dataloader(flags, policy=policy)] == [2, 1]
+    assert [batch.n_tokens for batch in iter_dataloader([b["input_ids"] for b in twice], policy=policy)] == [
+        2,
+        1,
+    ]
+    half = [{name: value.int() for name, value in batch.items()} for batch in twice]
+    assert [batch.n_tokens for batch in iter_dataloader([twice[0], half[1]], policy=policy)] == [2, 1]
 
 
 # --- errors ---
@@ -197,6 +264,65 @@ def test_a_bad_batch_is_refused_by_its_number(batch: Any, message: str) -> None:
     batches = iter_dataloader([GOOD, batch], vocab_size=150)
     next(batches)
     with pytest.raises(ValueError, match=f"batch 1: .*{message}"):
+        next(batches)
+
+
+POLICY_ERRORS = {
+    "no labels": (GOOD, {"labels": "require"}, "needs a tensor of labels, got none"),
+    "label list": (GOOD | {"labels": [1]}, {"labels": "require"}, "needs a tensor of labels, got list"),
+    "label shape": (
+        GOOD | {"labels": torch.ones(2, dtype=torch.long)},
+        {"labels": "require"},
+        r"labels must be integers in the input's shape \[2, 2\], got torch.int64 \[2\]",
+    ),
+    "label dtype": (GOOD | {"labels": torch.ones(2, 2)}, {"labels": "require"}, "got torch.float32"),
+    "decoder labels": (
+        GOOD | {"decoder_input_ids": IDS, "labels": IDS},
+        {"labels": "require"},
+        'needs stream="decoder"',
+    ),
+    "ids alone": (IDS, {"labels": "require"}, "needs a tensor of labels, got none"),
+    "pixels": (
+        {"pixel_values": torch.zeros(2, 3, 4, 4)},
+        {"first": 1},
+        "first positions needs .* got pixel_values",
+    ),
+    "floats": (
+        torch.zeros(2, 3, 4),
+        {"first": 1},
+        r"drops first positions needs .* got a tensor \[2, 3, 4\]",
+    ),
+    "embeddings": (
+        {"inputs_embeds": torch.zeros(2, 3, 4)},
+        {"duplicates": "drop"},
+        "drops duplicate positions needs input_ids, got inputs_embeds",
+    ),
+    "image": (
+        GOOD | {"pixel_values": torch.zeros(2, 3, 4, 4)},
+        {"duplicates": "drop"},
+        "from the token ids alone, got pixel_values",
+    ),
+    "shared positions": (
+        GOOD | {"position_ids": torch.arange(3)},
+        {"duplicates": "drop"},
+        "got position_ids",
+    ),
+    "arguments": ((IDS, torch.zeros(2)), {"duplicates": "drop"}, "got positional arguments"),
+}
+
+
+@pytest.mark.parametrize(("batch", "fields", "message"), POLICY_ERRORS.values(), ids=POLICY_ERRORS)
+def test_a_batch_that_lacks_what_the_policy_goes_by_is_refused(
+    batch: Any, fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"batch 0: .*{message}"):
+        read(batch, policy=TokenPolicy(**fields))
+
+
+def test_a_policy_that_leaves_nothing_is_refused_at_the_end() -> None:
+    batches = iter_dataloader([GOOD, GOOD], policy=TokenPolicy(first=2))
+    assert [next(batches).n_tokens for _ in range(2)] == [0, 0]
+    with pytest.raises(ValueError, match=r"position that counts .* got none in 4 sequences"):
         next(batches)
 
 

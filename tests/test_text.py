@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from repgeom.demo import corpus
+from repgeom.demo import MODEL_DIR, corpus
 from repgeom.text import TextPlan, demo_text, plan_text, read_text
 from repgeom.tokens import TokenBatch, TokenPolicy
-from token_batches import DROP_SPECIAL, KEEP_PADDING, kept, stream
+from token_batches import DROP_SPECIAL, KEEP_PADDING, POLICIES, kept, stream
 
 TEXTS = ["One.", "A class definition is an executable statement.", "  \n ", "Names refer to objects. " * 40]
 
@@ -40,30 +41,125 @@ def check(plan: TextPlan) -> list[TokenBatch]:
     batches = list(plan.batches())
     assert len(batches) == plan.n_batches
     assert sum(batch.n_tokens for batch in batches) == plan.n_tokens
+    assert sum(batch.n_padding for batch in batches) == plan.n_padding
     assert [tuple(batch.token_ids.shape) for batch in batches] == plan.batch_shapes
-    assert torch.cat([batch.sequence_ids for batch in batches]).tolist() == list(range(plan.n_sequences))
+    numbers = torch.cat([batch.sequence_ids for batch in batches]).tolist()
+    assert sorted(numbers) == list(range(plan.n_sequences))
+    assert plan.batching == "bucketed" or numbers == sorted(numbers)
     assert plan.longest == max(plan.lengths) <= plan.max_length
-    assert plan.n_documents == len(set(plan.documents.tolist()))
+    for batch in batches:
+        masks = torch.stack([batch.keep, *batch.dropped.values()])
+        assert torch.equal(masks.sum(dim=0), batch.real.long())
+        for number, ids, real in zip(batch.sequence_ids, batch.token_ids, batch.real, strict=True):
+            assert torch.equal(ids[real], plan.ids[plan.offsets[number] : plan.offsets[number + 1]])
     return batches
 
 
-@settings(max_examples=25, deadline=None)
+def by_sequence(plan: TextPlan) -> dict[int, list[int]]:
+    """The tokens that count, by the number of their sequence."""
+    pairs = [zip(batch.sequence_ids.tolist(), kept(batch), strict=True) for batch in check(plan)]
+    return dict(sorted(pair for batch in pairs for pair in batch))
+
+
+def in_order(plan: TextPlan) -> list[int]:
+    return [token for row in by_sequence(plan).values() for token in row]
+
+
+@settings(max_examples=60, deadline=None)
 @given(
-    size=st.fixed_dictionaries({"batch_size": st.integers(1, 9), "equal_lengths": st.booleans()}),
-    max_length=st.integers(2, 40),
+    size=st.fixed_dictionaries(
+        {
+            "batch_size": st.integers(1, 9),
+            "equal_lengths": st.booleans(),
+            "batching": st.sampled_from(["order", "bucketed"]),
+        }
+    ),
+    max_length=st.integers(4, 40),
     budget=st.integers(1, 400),
-    policy=st.sampled_from([TokenPolicy(), DROP_SPECIAL]),
+    policy=POLICIES,
 )
-def test_the_budget_is_met_exactly_whatever_the_batch_size(
+def test_the_budget_is_met_exactly_whatever_the_batches(
     tokenizer: Any, size: dict[str, Any], max_length: int, budget: int, policy: TokenPolicy
 ) -> None:
     options = {"max_length": max_length, "policy": policy}
     whole = stream(plan_text(TEXTS, tokenizer, **options, batch_size=1).batches())
     plan = plan_text(TEXTS, tokenizer, **options, **size, max_tokens=budget)
     assert plan.n_tokens == min(budget, len(whole))
-    batches = check(plan)
-    assert stream(iter(batches)) == whole[:budget]
-    assert all(len(batch.sequence_ids) <= size["batch_size"] for batch in batches)
+    assert in_order(plan) == whole[:budget]
+    assert all(len(batch.sequence_ids) <= size["batch_size"] for batch in plan.batches())
+    alone = plan_text(TEXTS, tokenizer, **options, max_tokens=budget)
+    assert by_sequence(plan) == by_sequence(alone)
+    assert plan.n_documents == len(set(plan.documents.tolist()))
+
+
+def test_a_budget_in_front_of_what_does_not_count_stops_there(tokenizer: Any) -> None:
+    repeated = ["one two three"] * 3 + ["one two four"]
+    policy = TokenPolicy(duplicates="drop")
+    n = len(tokenizer("one two three")["input_ids"])
+    plan = plan_text(repeated, tokenizer, policy=policy, max_tokens=n)
+    assert (plan.n_sequences, plan.n_tokens) == (1, n)
+    plan = plan_text(repeated, tokenizer, policy=policy)
+    assert plan.n_sequences == 4
+    assert plan.dropped["duplicate"].sum() > 2 * n
+    assert plan.n_tokens + int(plan.dropped["duplicate"].sum()) == len(plan.ids)
+    assert kept(check(plan)[0])[1:3] == [[], []]
+    assert stream(plan.batches())[n:] == tokenizer("one two four")["input_ids"][-plan.n_tokens + n :]
+
+
+def test_duplicates_have_the_activations_of_the_first(tokenizer: Any) -> None:
+    model = transformers.AutoModelForCausalLM.from_pretrained(MODEL_DIR).eval()
+    texts = ["one two three four", "one two", "one two three five", "six"]
+    plan = plan_text(texts, tokenizer, policy=TokenPolicy(duplicates="drop"), batch_size=3)
+    first: dict[tuple[int, ...], Any] = {}
+    n_compared = 0
+    for batch in plan.batches():
+        with torch.no_grad():
+            states = model(**batch.kwargs, output_hidden_states=True).hidden_states[-1]
+        for row, place in batch.real.nonzero().tolist():
+            prefix = tuple(batch.token_ids[row, : place + 1].tolist())
+            if batch.dropped["duplicate"][row, place]:
+                torch.testing.assert_close(states[row, place], first[prefix], rtol=1e-5, atol=1e-5)
+                n_compared += 1
+            else:
+                assert prefix not in first
+                first[prefix] = states[row, place]
+    assert n_compared == len(plan.ids) - plan.n_tokens > 5
+
+
+def test_the_first_positions_are_those_of_windows() -> None:
+    plan = plan_text("1 2 3 4 5", WordTokenizer(), max_length=4, policy=TokenPolicy("drop", "drop", first=2))
+    assert [kept(batch) for batch in check(plan)] == [[[2], [4], []]]
+    assert plan.dropped["special"].tolist() == [True, False, False, True] * 2 + [True, False, True]
+    assert plan.dropped["first"].tolist() == [False, True, False, False] * 2 + [False, True, False]
+
+
+def test_a_policy_that_leaves_nothing_is_refused(tokenizer: Any) -> None:
+    with pytest.raises(ValueError, match=r"token that counts, got \d+ tokens: \d+ first"):
+        plan_text(TEXTS, tokenizer, max_length=16, policy=TokenPolicy(first=16))
+    with pytest.raises(ValueError, match="got 3 tokens: 2 special, 1 first, 0 duplicate"):
+        plan_text("7", WordTokenizer(), policy=TokenPolicy("drop", "drop", first=2, duplicates="drop"))
+
+
+def test_buckets_need_less_padding_for_the_same_tokens(tokenizer: Any) -> None:
+    texts = [" word" * (1 + 7 * i % 23) for i in range(60)]
+    plan = plan_text(texts, tokenizer, batch_size=4)
+    bucketed = plan_text(texts, tokenizer, batch_size=4, batching="bucketed")
+    assert by_sequence(bucketed) == by_sequence(plan)
+    assert replace(bucketed, batching="order").n_padding == plan.n_padding
+    assert bucketed.n_padding < plan.n_padding / 5
+    shapes = bucketed.batch_shapes
+    assert shapes == sorted(shapes, key=lambda shape: -shape[1])
+    # Sequences of one length stay in their order.
+    assert torch.equal(bucketed.order, bucketed.lengths.argsort(descending=True, stable=True))
+
+
+def test_buckets_of_equal_lengths_are_full(tokenizer: Any) -> None:
+    texts = [" word" * (1 + i % 3) for i in range(30)]
+    plan = plan_text(texts, tokenizer, batch_size=4, equal_lengths=True, batching="bucketed")
+    assert plan.n_padding == 0
+    assert [rows for rows, _ in plan.batch_shapes] == [4, 4, 2] * 3
+    assert all("attention_mask" not in batch.kwargs for batch in check(plan))
+    assert plan_text(texts, tokenizer, batch_size=4, equal_lengths=True).n_batches == 30
 
 
 def test_no_token_of_a_long_document_is_lost(tokenizer: Any) -> None:
@@ -197,6 +293,10 @@ def test_what_is_no_text_is_refused(text: Any, message: str, tokenizer: Any) -> 
         ({"max_length": 1}, "max_length must leave room beside 1 special tokens, got 1"),
         ({"vocab_size": 10}, r"token ids must be in \[0, 9\], .*is this the tokenizer of this model"),
         ({"policy": KEEP_PADDING}, 'text needs padding="drop"'),
+        ({"policy": TokenPolicy(labels="require")}, 'text needs labels="ignore"'),
+        ({"batching": "random"}, r"batching must be one of \('order', 'bucketed', 'chunk'\), got 'random'"),
+        ({"keep_last": True}, "keep_last needs .*, got batching='order'"),
+        ({"keep_last": True, "batching": "bucketed"}, 'keep_last needs batching="chunk"'),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, Any], message: str, tokenizer: Any) -> None:

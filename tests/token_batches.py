@@ -8,11 +8,18 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 
+from repgeom.dataloaders import iter_dataloader
 from repgeom.tokens import TokenBatch, TokenPolicy
 
 PAD = 99
 DROP_SPECIAL = TokenPolicy(special_tokens="drop")
 KEEP_PADDING = TokenPolicy(padding="keep")
+POLICIES = st.builds(
+    TokenPolicy,
+    special_tokens=st.sampled_from(["keep", "drop"]),
+    first=st.integers(0, 3),
+    duplicates=st.sampled_from(["keep", "drop"]),
+)
 TOKEN_ROWS = st.lists(st.lists(st.integers(0, 50), min_size=1, max_size=7), min_size=1, max_size=5)
 
 
@@ -26,6 +33,12 @@ def rows(*tokens: list[int], side: str = "right", width: int | None = None) -> d
         ids.append([PAD] * left + row + [PAD] * (pad - left))
         mask.append([0] * left + [1] * len(row) + [0] * (pad - left))
     return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
+
+
+def read(batch: Any, **options: Any) -> TokenBatch:
+    """One batch, as a dataloader of it gives it."""
+    (only,) = iter_dataloader([batch], **options)
+    return only
 
 
 def kept(batch: TokenBatch) -> list[list[int]]:

@@ -8,14 +8,18 @@ that count positions from the first column are wrong on left-padded batches and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args, get_type_hints
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
 
-from repgeom.checks import refusal
+from repgeom.checks import check_integer, refusal
+
+# The label that losses ignore.
+UNLABELED = -100
 
 # Of one batch, but on another axis than `input_ids`, even where the lengths happen to agree.
 _OTHER_AXES = ("cross_", "decoder_", "encoder_", "image_", "past_", "pixel_", "video_")
@@ -25,11 +29,23 @@ _OTHER_AXES = ("cross_", "decoder_", "encoder_", "image_", "past_", "pixel_", "v
 class TokenPolicy:
     """Which positions count as data. Recorded in every artifact.
 
+    The model sees all positions whatever the policy: one that does not count is shown and not measured.
+
     Attributes:
         padding: "drop" counts real tokens only. "keep" counts every position and leaves batches as they came,
             padded on whatever side: only for reproducing tools that do so.
         special_tokens: "keep" counts the tokens that the tokenizer calls special (BOS, EOS, separators) like
-            all others; "drop" shows them to the model but does not count them.
+            all others; "drop" does not.
+        first: so many positions at the start of each sequence do not count, special tokens among them: 1
+            drops BOS, or whatever stands there and gathers the attention.
+        labels: "require" counts only positions with a label other than -100 in the batch's ``labels``
+            ``[batch, seq]``, taken as stored: the label at the position itself, not at the next one.
+        duplicates: "drop" counts positions with equal prefixes once: where all ids from the start of the
+            sequence have occurred in an earlier sequence of the run, a causal model computes the same
+            activations again, and the first of them is kept. Wrong for models that look ahead.
+        high_norm: positions do not count whose activation has a norm above this multiple of the median norm
+            of the counting positions of the same sequence, in any measured layer (attention sinks); decided
+            when the model has run, so budgets count such positions. None: all norms.
 
     Raises:
         ValueError: if a field has a value that is not listed here.
@@ -37,20 +53,31 @@ class TokenPolicy:
 
     padding: Literal["drop", "keep"] = "drop"
     special_tokens: Literal["keep", "drop"] = "keep"
+    first: int = 0
+    labels: Literal["ignore", "require"] = "ignore"
+    duplicates: Literal["keep", "drop"] = "keep"
+    high_norm: float | None = None
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
-        for field in fields(self):
-            value, allowed = getattr(self, field.name), get_args(hints[field.name])
-            if value not in allowed:
-                raise ValueError(f"TokenPolicy.{field.name} must be one of {allowed}, got {value!r}")
+        for name, hint in get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            if get_origin(hint) is Literal and value not in get_args(hint):
+                raise refusal(f"TokenPolicy.{name} must be one of {get_args(hint)}", repr(value))
+        check_integer("TokenPolicy.first", self.first, 0)
+        if self.high_norm is not None and not _is_multiple(self.high_norm):
+            raise refusal(
+                "TokenPolicy.high_norm must be None or a finite number above 1", repr(self.high_norm)
+            )
+        if self.padding == "keep" and self.duplicates == "drop":
+            rule = 'TokenPolicy.duplicates="drop" needs padding="drop", as padding moves sequences'
+            raise refusal(rule, 'padding="keep"')
 
-    def to_dict(self) -> dict[str, str]:
+    def to_dict(self) -> dict[str, Any]:
         """The policy as plain data, for JSON."""
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, str]) -> TokenPolicy:
+    def from_dict(cls, values: Mapping[str, Any]) -> TokenPolicy:
         """The policy that :meth:`to_dict` gave; fields that are missing have their default.
 
         Raises:
@@ -60,7 +87,12 @@ class TokenPolicy:
         unknown = sorted(set(values) - set(known))
         if unknown:
             raise ValueError(f"TokenPolicy has the fields {known}, got also {unknown}")
-        return cls(**values)  # type: ignore[arg-type]  # __post_init__ checks the values
+        return cls(**values)
+
+
+def _is_multiple(value: Any) -> bool:
+    """Whether a value is a finite number above 1."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 1 < value < math.inf
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +108,10 @@ class TokenBatch:
         n_tokens: positions that count.
         n_padding: padding positions the model sees (counted or not).
         sequence_ids: int64 ``[batch]``, the running number of each sequence in the source; None if unknown.
+        real: bool ``[batch, seq]``, True for tokens and False for padding; None where ``keep`` is.
+        dropped: bool ``[batch, seq]`` by reason, for each reason that the policy has: positions that do not
+            count (see :data:`repgeom.positions.REASONS`). No position has two reasons, and padding is none:
+            ``keep`` is ``real`` less all of these (with ``padding="keep"``, everything less these).
     """
 
     args: tuple[Any, ...]
@@ -85,18 +121,12 @@ class TokenBatch:
     n_tokens: int
     n_padding: int
     sequence_ids: Tensor | None
+    real: Tensor | None = None
+    dropped: dict[str, Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device | str) -> TokenBatch:
         """The same batch with every tensor on a device, also those inside nested lists and mappings."""
-        return TokenBatch(
-            args=_move(self.args, device),
-            kwargs=_move(self.kwargs, device),
-            keep=_move(self.keep, device),
-            token_ids=_move(self.token_ids, device),
-            n_tokens=self.n_tokens,
-            n_padding=self.n_padding,
-            sequence_ids=_move(self.sequence_ids, device),
-        )
+        return TokenBatch(**{field.name: _move(getattr(self, field.name), device) for field in fields(self)})
 
 
 def _move(value: Any, device: torch.device | str) -> Any:
@@ -130,34 +160,44 @@ def pack_right(batch: Mapping[str, Any]) -> Mapping[str, Any]:
     return batch if real is None else pack_known(batch, real, "batch")
 
 
-def pack_known(batch: Mapping[str, Any], real: Tensor, where: str) -> Mapping[str, Any]:
-    """:func:`pack_right`, given the real positions ``[b, s]``."""
+def pack_known(
+    batch: Mapping[str, Any], real: Tensor, where: str, *, seq2seq: bool = False
+) -> Mapping[str, Any]:
+    """:func:`pack_right`, given the real positions ``[b, s]``; with ``seq2seq`` labels are the decoder's."""
+    seq2seq = seq2seq or any(name.startswith("decoder_") for name in batch)
+    names = {name for name in batch if not name.startswith(_OTHER_AXES)}
+    return _pack(batch, real, where, names - {"labels"} if seq2seq else names)
+
+
+def pack_decoder(batch: Mapping[str, Any], real: Tensor, where: str) -> Mapping[str, Any]:
+    """:func:`pack_right` for the decoder's tensors (``decoder_...`` and ``labels``), given where they are
+    real, ``[b, t]``."""
+    names = {name for name in batch if name == "labels" or name.startswith("decoder_")}
+    return _pack(batch, real, f"{where}: the decoder", names)
+
+
+def _pack(batch: Mapping[str, Any], real: Tensor, where: str, names: Collection[str]) -> Mapping[str, Any]:
+    """The batch with those of the named tensors that are aligned with ``real`` packed to the right."""
     longest = int(real.sum(dim=1).max()) if real.numel() else 0
     if longest == 0:
         raise refusal(f"{where}: must have at least one real token", f"only padding {list(real.shape)}")
     if longest == real.shape[1] and _leads(real):
         return batch
     order = real.logical_not().to(torch.uint8).argsort(dim=1, stable=True)[:, :longest]
-    seq2seq = any(name.startswith("decoder_") for name in batch)
     packed = {}
     for name, value in batch.items():
-        if name == "position_ids" and isinstance(value, Tensor):
-            packed[name] = _reorder_positions(value, order, real.shape)
-        elif _is_aligned(name, value, real.shape) and not (seq2seq and name == "labels"):
-            packed[name] = _reorder(value, order)
-        else:
+        if not isinstance(value, Tensor) or name not in names:
             packed[name] = value
+        elif name.endswith("position_ids"):
+            packed[name] = _reorder_positions(value, order, real.shape)
+        else:
+            packed[name] = _reorder(value, order) if value.shape[:2] == real.shape else value
     return packed
 
 
 def _leads(real: Tensor) -> bool:
     """Whether in every row all real tokens stand before all padding."""
     return not bool((real[:, 1:] & ~real[:, :-1]).any())
-
-
-def _is_aligned(name: str, value: Any, shape: torch.Size) -> bool:
-    """Whether a value has one entry per position ``[b, s]``."""
-    return isinstance(value, Tensor) and value.shape[:2] == shape and not name.startswith(_OTHER_AXES)
 
 
 def _reorder(value: Tensor, order: Tensor) -> Tensor:
@@ -180,36 +220,68 @@ def _reorder_positions(value: Tensor, order: Tensor, shape: torch.Size) -> Tenso
     return _reorder(value, order)
 
 
-def real_positions(batch: Mapping[str, Any], where: str) -> Tensor | None:
-    """bool ``[b, s]``, True where no ``attention_mask`` forbids; None if the batch has no positions."""
-    ids, embeds, mask = (batch.get(name) for name in ("input_ids", "inputs_embeds", "attention_mask"))
+def real_positions(batch: Mapping[str, Any], where: str, prefix: str = "") -> Tensor | None:
+    """bool ``[b, s]``, True where no ``attention_mask`` forbids; None if the batch has no positions.
+
+    Args:
+        batch: keyword arguments of a model.
+        where: what to call the batch in errors.
+        prefix: "decoder_" for the positions of the decoder.
+    """
+    ids, embeds = batch.get(f"{prefix}input_ids"), batch.get(f"{prefix}inputs_embeds")
     if ids is not None:
-        source = _check_ids(ids, where)
+        source = _check_ids(ids, f"{where}: {prefix}input_ids")
     elif isinstance(embeds, Tensor) and embeds.ndim == 3:
         source = embeds
     else:
         return None
-    shape = source.shape[:2]
+    mask = batch.get(f"{prefix}attention_mask")
     if mask is None:
-        return torch.ones(shape, dtype=torch.bool, device=source.device)
+        return torch.ones(source.shape[:2], dtype=torch.bool, device=source.device)
+    return check_mask(mask, source.shape[:2], f"{where}: {prefix}attention_mask")
+
+
+def decoder_positions(batch: Mapping[str, Any], where: str) -> Tensor:
+    """bool ``[b, t]``, where the decoder of a batch has tokens.
+
+    Known from ``decoder_input_ids`` (or ``decoder_inputs_embeds``) and their mask; without those from the
+    ``labels``, of which models make the decoder's inputs: one position for each label other than -100.
+    """
+    real = real_positions(batch, where, "decoder_")
+    if real is not None:
+        return real
+    if batch.get("labels") is None:
+        rule = f"{where}: the decoder stream needs decoder_input_ids, decoder_inputs_embeds or labels"
+        raise refusal(rule, ", ".join(map(str, batch)) or "nothing")
+    labels, mask = _check_ids(batch["labels"], f"{where}: labels"), batch.get("decoder_attention_mask")
+    if mask is not None:
+        return check_mask(mask, labels.shape, f"{where}: decoder_attention_mask")
+    real = labels != UNLABELED
+    runs = (torch.nn.functional.pad(real.int(), (1, 0)).diff(dim=1) == 1).sum(dim=1)
+    if bool((runs > 1).any()):
+        rule = f"{where}: labels that become the decoder's input must be without gaps"
+        raise refusal(rule, f"{UNLABELED} between labels; pass decoder_input_ids")
+    return real
+
+
+def check_mask(mask: Any, shape: torch.Size, name: str) -> Tensor:
+    """``mask`` as bool if it is 0 and 1 in the shape of the input it masks."""
     if not isinstance(mask, Tensor):
-        raise refusal(f"{where}: attention_mask must be a tensor", type(mask).__name__)
+        raise refusal(f"{name} must be a tensor", type(mask).__name__)
     if mask.shape != shape:
-        raise refusal(f"{where}: attention_mask must have the input's shape {list(shape)}", list(mask.shape))
+        raise refusal(f"{name} must have the input's shape {list(shape)}", list(mask.shape))
     odd = mask[(mask != 0) & (mask != 1)]
     if odd.numel():
-        raise refusal(f"{where}: attention_mask must hold only 0 and 1", odd[0].item())
+        raise refusal(f"{name} must hold only 0 and 1", odd[0].item())
     return mask != 0
 
 
-def _check_ids(ids: Any, where: str) -> Tensor:
+def _check_ids(ids: Any, name: str) -> Tensor:
     """``ids`` if it is an integer tensor ``[b, s]``."""
     if not isinstance(ids, Tensor):
-        raise refusal(f"{where}: input_ids must be a tensor", type(ids).__name__)
+        raise refusal(f"{name} must be a tensor", type(ids).__name__)
     if ids.ndim != 2 or ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
-        raise ValueError(
-            f"{where}: input_ids must be integers [batch, seq], got {ids.dtype} {list(ids.shape)}"
-        )
+        raise refusal(f"{name} must be integers [batch, seq]", f"{ids.dtype} {list(ids.shape)}")
     return ids
 
 
@@ -222,10 +294,3 @@ def check_vocabulary(ids: Tensor, vocab_size: int | None, where: str) -> None:
         received = f"{low if low < 0 else high}; is this the tokenizer of this model?"
         rule = f"{where}: token ids must be in [0, {vocab_size - 1}], the model's vocabulary"
         raise refusal(rule, received)
-
-
-def without_special(keep: Tensor, ids: Tensor, special_ids: Sequence[int]) -> Tensor:
-    """``keep`` less the positions of special tokens."""
-    if not special_ids:
-        return keep
-    return keep & ~torch.isin(ids, torch.tensor(special_ids, dtype=ids.dtype, device=ids.device))
