@@ -57,6 +57,32 @@ def test_checkpoint_comes_back():
         RouterStatistics(2, 8, 2).load_state_dict(state)
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.int32, np.uint8])
+def test_choices_count_like_the_logits_they_come_from(dtype):
+    rows = logits()[0]
+    mask = np.random.default_rng(0).integers(0, 2, size=rows.shape[:-1])
+    chosen = np.argsort(-rows, axis=-1, kind="stable")[..., :2].astype(dtype)
+    want = RouterStatistics(1, 8, 2).add(0, rows, mask)
+    garbage = np.where(mask[..., None] == 1, chosen, 99).astype(dtype)
+    found = RouterStatistics(1, 8, 2).add_choices(0, garbage, mask)
+    np.testing.assert_array_equal(found.counts, want.counts)
+    np.testing.assert_array_equal(RouterStatistics(1, 8).add_counts(0, want.counts[0]).counts, want.counts)
+
+
+def test_layers_may_have_different_numbers_of_experts():
+    statistics = RouterStatistics([1, 4], [4, 2], 2)
+    statistics.add_choices(1, [[0, 3]]).add(4, np.array([[1.0, 2.0]])).add_choices(4, [[1]])
+    assert statistics.counts.tolist() == [[1, 0, 0, 1], [1, 2, 0, 0]]
+    frame = statistics.frame()
+    assert frame["load_imbalance"].tolist() == pytest.approx([2, 4 / 3])
+    assert frame["router_entropy_norm"][0] == pytest.approx(0.5)
+    other = RouterStatistics([1, 4], [4, 2], 2)
+    other.load_state_dict(statistics.state_dict())
+    assert other.merge(statistics).counts.tolist() == [[2, 0, 0, 2], [2, 4, 0, 0]]
+    with pytest.raises(ValueError, match="must have the same settings"):
+        RouterStatistics([1, 4], [2, 4], 2).merge(statistics)
+
+
 def test_masked_tokens_do_not_count():
     rows = logits()[0]
     mask = np.random.default_rng(0).integers(0, 2, size=rows.shape[:-1])
@@ -89,6 +115,18 @@ def test_corners_have_a_definition():
         (lambda s: s.add(0, np.zeros((2, 4)), [1]), "one flag for each of 2 tokens, got 1"),
         (lambda s: s.add(0, np.full((1, 4), np.nan)), "must not be NaN"),
         (lambda s: s.merge(RouterStatistics(2, 4, 2)), "must have the same settings"),
+        (lambda s: s.add_choices(5, [[0]]), r"layer must be one of \[0, 1\], got 5"),
+        (lambda s: s.add_choices(0, [[4]]), r"must be experts 0\.\.3, got 4 to 4"),
+        (lambda s: s.add_choices(0, [[-1]]), r"must be experts 0\.\.3, got -1 to -1"),
+        (lambda s: s.add_choices(0, [[1.0]]), "must be integers"),
+        (lambda s: s.add_choices(0, 3), "must be integers"),
+        (lambda s: s.add_choices(0, [[0], [1]], [1]), "one flag for each of 2 tokens, got 1"),
+        (lambda s: s.add_counts(0, [1, 2]), r"must be 4 integers of at least 0, got \[1, 2\]"),
+        (lambda s: s.add_counts(0, [1, 2, 3, -1]), "of at least 0"),
+        (lambda s: s.add_counts(0, np.ones(4)), "must be 4 integers"),
+        (lambda _: RouterStatistics(2, [4]), r"one number for each of 2 layers, got \[4\]"),
+        (lambda _: RouterStatistics(2, [4, 0]), r"got num_experts=\[4, 0\]"),
+        (lambda _: RouterStatistics(2, 4, 0), "top_k=0"),
         (lambda _: RouterStatistics([1, 1], 4, 2), r"layers must be distinct, got \[1, 1\]"),
         (lambda _: RouterStatistics(1, 0, 2), "got num_experts=0"),
     ],
