@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from repgeom.covariance import CovarianceBank as CovarianceBank
     from repgeom.covariance import cpu_instruction_sets as cpu_instruction_sets
     from repgeom.covariance import cuda_available as cuda_available
+    from repgeom.metrics import metric as metric
     from repgeom.models import ModelAnatomy as ModelAnatomy
     from repgeom.models import anatomy as anatomy
     from repgeom.models import load_model as load_model
@@ -29,7 +30,10 @@ if TYPE_CHECKING:
     from repgeom.similarity import subspace_novelty as subspace_novelty
     from repgeom.spectrum import Spectrum as Spectrum
     from repgeom.spectrum import spectrum as spectrum
+    from repgeom.stored import StoredActivations as StoredActivations
+    from repgeom.stored_analysis import analyze_activations as analyze_activations
     from repgeom.tokens import TokenPolicy as TokenPolicy
+    from repgeom.vllm import open_vllm as open_vllm
 
 __version__ = "0.1.0"
 
@@ -40,6 +44,7 @@ _HOME = {
     "CovarianceBank": "covariance",
     "cpu_instruction_sets": "covariance",
     "cuda_available": "covariance",
+    "metric": "metrics",
     "ModelAnatomy": "models",
     "anatomy": "models",
     "load_model": "models",
@@ -50,7 +55,10 @@ _HOME = {
     "subspace_novelty": "similarity",
     "Spectrum": "spectrum",
     "spectrum": "spectrum",
+    "analyze_activations": "stored_analysis",
+    "StoredActivations": "stored",
     "TokenPolicy": "tokens",
+    "open_vllm": "vllm",
 }
 
 __all__ = [  # noqa: PLE0604

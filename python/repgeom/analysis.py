@@ -5,49 +5,26 @@ from __future__ import annotations
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from repgeom.capture import Activations, capture
-from repgeom.collect import Collector
 from repgeom.interrupts import deferred_interrupt
-from repgeom.measurand import running
-from repgeom.metadata import software
-from repgeom.metrics import Measured, measure
+from repgeom.measurand import BLOCK_SITES, running
+from repgeom.outcome import MeasurementWarning, RunInterrupted, conclude
 from repgeom.plan import Plan, eigenproblem_seconds, memory_needed
 from repgeom.prepare import Run, prepare
+from repgeom.request import Request
 from repgeom.results import AnalysisResults
+from repgeom.routed import capture_routers
 from repgeom.tokens import TokenBatch, TokenPolicy
-
-
-class MeasurementWarning(RuntimeWarning):
-    """Something about the numbers that their reader should know."""
-
-
-class RunInterrupted(KeyboardInterrupt):
-    """Ctrl-C ended a run between two batches. What had been seen was measured, and saved if that was asked
-    for.
-
-    Attributes:
-        results: The results of the batches before.
-    """
-
-    def __init__(self, results: AnalysisResults) -> None:
-        saved = (
-            f"saved in {results.artifact_dir}" if results.artifact_dir else "not saved: no save_dir was given"
-        )
-        super().__init__(
-            f"interrupted after {results.metadata['tokens_observed']} tokens; their results are {saved}"
-        )
-        self.results = results
 
 
 def analyze_model(
@@ -60,10 +37,15 @@ def analyze_model(
     max_tokens: int | None = 100_000,
     max_length: int = 512,
     batch_size: int = 8,
+    batching: Literal["order", "bucketed", "chunk"] = "order",
     layers: str | int | Sequence[int] = "all",
-    hook_point: str = "residual_input",
+    hook_point: str | Sequence[str] = "residual_input",
+    tower: str | None = None,
     metrics: str | Sequence[str] | None = "default",
     diagnostics: str | Sequence[str] | None = None,
+    output_router_logits: bool | Literal["auto"] = "auto",
+    pool: str | Sequence[str] | None = None,
+    sequence_limit: int = 2048,
     sample_limit: int = 512,
     novelty_k: int = 32,
     save_mode: str | None = None,
@@ -102,11 +84,23 @@ def analyze_model(
             they may exceed it. None: no limit; 0: empty tables.
         max_length: Tokens per sequence that text is cut into: how much context a token has.
         batch_size: Sequences of text per call of the model; does not change the results beyond rounding.
+        batching: How text becomes batches: ``"order"`` (of the documents), ``"bucketed"`` (sorted by length,
+            for little padding), or ``"chunk"`` (documents joined and cut into chunks of ``max_length``).
         layers: ``"all"``, ``"0,3,7"``, ``"0:12:2"``, or indices.
-        hook_point: ``residual_input`` (what enters each block), ``residual_output``, ``module_input:<path>``
-            or ``module_output:<path>``.
-        metrics: Among ``spectrum``, ``sample`` and ``novelty``; ``"default"`` is all of them.
-        diagnostics: ``normalization_ablation``.
+        hook_point: One or several (separated by commas, or in a list) of ``residual_input`` (what enters each
+            block), ``residual_output``, ``attn_out`` and ``mlp_out`` (what a block's two branches add),
+            ``resid_mid`` (between them), ``embed``, ``final_norm``, ``module_input:<path>``,
+            ``module_output:<path>``. With several, tables have a column ``site``.
+        tower: Path of the stack of blocks, where a model has several (``"encoder"``); default: the one that
+            feeds the output, or the encoder where the data are plain text or token ids.
+        metrics: Measurements, in a list or separated by commas: ``spectrum``, ``sample``, ``novelty``,
+            ``router`` and those registered with :func:`repgeom.metric`. ``"default"`` is the first three.
+        diagnostics: ``normalization_ablation``, and registered measurements of scope "table".
+        output_router_logits: Count where the routers of a mixture of experts send the tokens; ``"auto"``: if
+            there are any.
+        pool: Keep pooled vectors of sequences: some of ``last``, ``mean``, ``first`` and ``max``, over the
+            tokens that count.
+        sequence_limit: Sequences that are pooled, a seeded sample, the same ones in every layer.
         sample_limit: Tokens whose activations are kept, the same ones in every layer.
         novelty_k: Leading eigenvectors compared between consecutive layers.
         save_mode: ``bundle``, ``csv`` or ``json``; default ``bundle`` if ``save_dir`` is given, else nothing
@@ -145,15 +139,11 @@ def analyze_model(
     """
     options = {name: value for name, value in locals().items() if name != "progress"}
     started = time.perf_counter()
-    run = prepare(**options)
+    run = prepare(Request(**options))
     with deferred_interrupt(_announce) as pressed:
         cut_short = _collect(run, progress, pressed)
-        collector = run.collector
-        if 0 < collector.n_tokens < 2:
-            raise ValueError(f"a covariance needs at least two tokens, got {collector.n_tokens}")
-        with collector.timed("measure"):
-            measured = measure(collector, run.settings)
-        results = _results(run, measured, cut_short, started)
+        metadata = {**run.metadata, "padding_check": run.source.padding.to_dict()}
+        results = conclude(run.collector, run.settings, metadata, interrupted=cut_short, started=started)
         if run.save_mode is not None:
             results.save(save_dir=run.save_dir, save_mode=run.save_mode, overwrite=run.overwrite)
     if pressed():
@@ -181,7 +171,7 @@ def plan_analysis(
     Returns:
         The plan; print it.
     """
-    run = prepare(model_name, dataloader, **options)
+    run = prepare(Request(model_name=model_name, dataloader=dataloader, **options))
     first = run.source.peek()
     positions = run.source.largest_batch
     widths: dict[str, int] = {}
@@ -203,7 +193,13 @@ def plan_analysis(
         n_batches=run.source.n_batches,
         largest_batch=positions,
         blocks_run=run.measurand.blocks_run,
-        memory=memory_needed(list(widths.values()), run.collector.sample.limit, positions),
+        memory=memory_needed(
+            list(widths.values()),
+            run.collector.sample.limit,
+            positions,
+            pooled=len(run.collector.poolings) * run.pooled_limit,
+            waiting=run.collector.high_norm is not None,
+        ),
         seconds=seconds,
         out=str(run.save_dir) if run.save_mode else None,
     )
@@ -211,32 +207,44 @@ def plan_analysis(
 
 def _time_batch(run: Run, batch: TokenBatch) -> tuple[dict[str, int], float, float]:
     """Width of every site, and seconds of a forward and of its statistics; keeps those of one site only."""
-    collector, widths = run.collector, dict.fromkeys(run.collector.layers, 0)
+    collector = run.collector
+    widths = {site: 0 for site, layer in collector.layers.items() if not layer.missing}
     one = next(iter(widths))
 
     def look(site: str, activation: Tensor) -> None:
-        widths[site] = activation.shape[-1]
+        if site in widths:
+            widths[site] = activation.shape[-1]
         if site == one:
             collector.add(site, activation)
 
     with running(run.measurand) as device, _capturing(run, look) as activations:
-        _run_batch(activations, collector, batch.to(device), run.forward)
+        _run_batch(activations, run, batch, device)
     seconds = collector.seconds
     return widths, seconds["forward"], len(widths) * (seconds["covariance"] + seconds["sample"])
 
 
-def _capturing(run: Run, on_activation: Callable[[str, Tensor], None]) -> AbstractContextManager[Activations]:
-    measurand, sites = run.measurand, list(run.collector.layers)
-    return capture(measurand.model, sites, on_activation=on_activation, anatomy=measurand.anatomy)
+@contextmanager
+def _capturing(run: Run, on_activation: Callable[[str, Tensor], None]) -> Iterator[Activations]:
+    """Hooks on all sites and routers; the forward stops where nothing more is needed."""
+    measurand, collector = run.measurand, run.collector
+    sites = [site for site, layer in collector.layers.items() if not layer.missing]
+    routers = () if collector.routing is None else collector.routing.routers
+    if routers:
+        # The forward must reach the last router.
+        end = f"resid_post.{max(router.block for router in routers)}"
+        sites += [] if end in sites else [end]
+    with (
+        capture_routers(measurand.model, routers, collector.choose),
+        capture(
+            measurand.model, sites, on_activation=on_activation, anatomy=measurand.anatomy
+        ) as activations,
+    ):
+        yield activations
 
 
 def _collect(run: Run, progress: bool, pressed: Callable[[], bool]) -> bool:
     """Runs the batches; whether Ctrl-C cut them short."""
     collector = run.collector
-    anatomy = run.measurand.anatomy
-    if anatomy is not None:
-        parameter = next(anatomy.model.parameters(), None)
-        collector.allocate(anatomy.d_model, torch.float32 if parameter is None else parameter.dtype)
     with (
         running(run.measurand) as device,
         _capturing(run, collector.add) as activations,
@@ -245,20 +253,36 @@ def _collect(run: Run, progress: bool, pressed: Callable[[], bool]) -> bool:
         ) as bar,
     ):
         run.metadata["input_device"] = str(device)
+        _allocate(run, device)
         for batch in run.source.batches():
-            _run_batch(activations, collector, batch.to(device), run.forward)
+            _run_batch(activations, run, batch, device)
             bar.update(collector.n_tokens - bar.n)
             if pressed():
                 return True
     return False
 
 
-def _run_batch(activations: Activations, collector: Collector, batch: Any, forward: dict[str, Any]) -> None:
+def _allocate(run: Run, device: torch.device) -> None:
+    """Makes the statistics of the blocks before the first forward, where the model is in host memory."""
+    anatomy = run.measurand.anatomy
+    if anatomy is None or device.type != "cpu" or getattr(anatomy.model, "hf_device_map", None):
+        return
+    parameter = next(anatomy.model.parameters(), None)
+    dtype = torch.float32 if parameter is None else parameter.dtype
+    for site, layer in run.collector.layers.items():
+        if layer.hook_point in BLOCK_SITES and not layer.missing:
+            run.collector.allocate(site, anatomy.d_model, dtype, device)
+
+
+def _run_batch(activations: Activations, run: Run, batch: TokenBatch, device: torch.device) -> None:
+    collector = run.collector
     before = collector.seconds["covariance"] + collector.seconds["sample"]
     start = time.perf_counter()
     collector.begin(batch)
+    batch = batch.to(device)
     try:
-        activations.run(*batch.args, **{**batch.kwargs, **forward})
+        activations.run(*batch.args, **{**batch.kwargs, **run.forward})
+        collector.end()
     except IndexError as error:
         length = 0 if batch.token_ids is None else batch.token_ids.shape[1]
         raise ValueError(
@@ -267,45 +291,3 @@ def _run_batch(activations: Activations, collector: Collector, batch: Any, forwa
         ) from error
     inside = collector.seconds["covariance"] + collector.seconds["sample"] - before
     collector.seconds["forward"] += time.perf_counter() - start - inside
-
-
-def _results(run: Run, measured: Measured, interrupted: bool, started: float) -> AnalysisResults:
-    collector = run.collector
-    notes = _warnings(run, interrupted)
-    metadata = {
-        **run.metadata,
-        "tokens_observed": collector.n_tokens,
-        "padding_observed": collector.n_padding,
-        "batches_observed": collector.n_batches,
-        "num_blocks": run.measurand.num_blocks,
-        "layers": [layer.layer for layer in collector.layers.values()],
-        "hook_targets": run.measurand.targets,
-        "sites": list(collector.layers),
-        "interrupted": interrupted,
-        "warnings": notes,
-        "software": software(),
-        "runtime_sec": time.perf_counter() - started,
-        "seconds": dict(collector.seconds),
-    }
-    return AnalysisResults(
-        metrics=measured.metrics_table(),
-        novelty=pd.DataFrame(measured.novelty),
-        diagnostics=measured.diagnostics(),
-        eigenvalues=measured.eigenvalues,
-        arrays=measured.arrays,
-        metadata=metadata,
-    )
-
-
-def _warnings(run: Run, interrupted: bool) -> list[str]:
-    notes = []
-    for layer in run.collector.layers.values():
-        left_out = 0 if layer.covariance is None else layer.covariance.nonfinite
-        if left_out:
-            notes.append(
-                f"{layer.site}: {left_out} of {run.collector.n_tokens} tokens "
-                "hold NaN or infinity and were left out"
-            )
-    if interrupted:
-        notes.append(f"interrupted after {run.collector.n_tokens} tokens")
-    return notes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import runpy
 import sys
 import warnings
 from collections.abc import Iterator
@@ -19,6 +20,9 @@ Examples:
   repgeom run                          the demo model on the demo corpus
   repgeom run gpt2 --text book.txt --max-tokens 50000
   repgeom run ./my-model --layers 0:12:2 --out runs/mine
+  repgeom run gpt2 --hook-point attn_out,mlp_out --pool last,mean
+  repgeom run gpt2 --first 1 --high-norm 10      without BOS and attention sinks
+  repgeom run gpt2 --load my_metrics.py --metrics default,kurtosis
   repgeom run gpt2 --dry-run           what it would do, and what that costs
 """
 
@@ -74,15 +78,43 @@ def run(
         str | None, typer.Option(help="Hub id or folder of the tokenizer; default: the model's own.")
     ] = None,
     layers: Annotated[str, typer.Option(help="all, 0,3,7 or 0:12:2.")] = "all",
-    metrics: Annotated[str, typer.Option(help="default, or some of spectrum,sample,novelty.")] = "default",
+    metrics: Annotated[
+        str, typer.Option(help="default (spectrum,sample,novelty), router, and those of --load.")
+    ] = "default",
     diagnostics: Annotated[str, typer.Option(help="normalization_ablation.")] = "",
+    load: Annotated[
+        Path | None, typer.Option(help="Python file that registers metrics with @repgeom.metric.")
+    ] = None,
     hook_point: Annotated[
         str,
-        typer.Option(help="residual_input, residual_output, module_input:PATH or module_output:PATH."),
+        typer.Option(
+            help="One or several of residual_input, residual_output, attn_out, resid_mid, mlp_out, embed, "
+            "final_norm, module_input:PATH, module_output:PATH."
+        ),
     ] = "residual_input",
+    tower: Annotated[
+        str | None, typer.Option(help="Stack of blocks, where there are several; see repgeom sites.")
+    ] = None,
+    pool: Annotated[str, typer.Option(help="Keep pooled sequences: some of last,mean,first,max.")] = "",
+    first: Annotated[
+        int, typer.Option(min=0, help="Positions at the start of each sequence that do not count.")
+    ] = 0,
+    high_norm: Annotated[
+        float | None,
+        typer.Option(help="Tokens above this multiple of their sequence's median norm do not count."),
+    ] = None,
+    drop_special: Annotated[
+        bool, typer.Option("--drop-special", help="BOS, EOS and separators do not count.")
+    ] = False,
+    drop_duplicates: Annotated[
+        bool, typer.Option("--drop-duplicates", help="Tokens with equal prefixes count once.")
+    ] = False,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens that count.")] = 100_000,
     max_length: Annotated[int, typer.Option(help="Tokens per sequence.")] = 512,
     batch_size: Annotated[int, typer.Option(help="Sequences per call of the model.")] = 8,
+    batching: Annotated[
+        str, typer.Option(help="order, bucketed (by length) or chunk (documents joined, no padding).")
+    ] = "order",
     sample_limit: Annotated[int, typer.Option(help="Tokens whose activations are kept.")] = 512,
     novelty_k: Annotated[int, typer.Option(help="Eigenvectors compared between layers.")] = 32,
     out: Annotated[
@@ -113,8 +145,12 @@ def run(
     with _one_sentence():
         if progress:
             typer.echo(f"loading {model or 'the demo model'} ...", err=True)
-        from repgeom.analysis import MeasurementWarning, RunInterrupted, analyze_model, plan_analysis
+        from repgeom.analysis import analyze_model, plan_analysis
+        from repgeom.outcome import MeasurementWarning, RunInterrupted
+        from repgeom.tokens import TokenPolicy
 
+        if load is not None:
+            _load(load)
         options: dict[str, Any] = {
             "text": text,
             "tokenizer": tokenizer,
@@ -122,9 +158,18 @@ def run(
             "metrics": metrics,
             "diagnostics": diagnostics or None,
             "hook_point": hook_point,
+            "tower": tower,
+            "pool": pool or None,
+            "token_policy": TokenPolicy(
+                special_tokens="drop" if drop_special else "keep",
+                duplicates="drop" if drop_duplicates else "keep",
+                first=first,
+                high_norm=high_norm,
+            ),
             "max_tokens": max_tokens,
             "max_length": max_length,
             "batch_size": batch_size,
+            "batching": batching,
             "sample_limit": sample_limit,
             "novelty_k": novelty_k,
             "save_dir": out or _fresh_folder(model),
@@ -156,17 +201,54 @@ def run(
 @app.command()
 def sites(
     model: Annotated[str | None, typer.Argument(help="Hub id or folder; default: the demo model.")] = None,
+    tower: Annotated[
+        str | None, typer.Option(help="Another stack than the one that feeds the output.")
+    ] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Let code of the checkpoint run.")
     ] = False,
 ) -> None:
-    """Show where a model keeps its residual stream, and whether its logits were reproduced from it."""
+    """Show where a model keeps its residual stream, with the proofs: whether its logits follow from it, which
+    sites its blocks have, and whether padded batches give what sequences give alone."""
     with _one_sentence():
         from repgeom.anatomy import anatomy
+        from repgeom.branches import branches_summary
         from repgeom.models import load_model
+        from repgeom.padding import check_padding
+        from repgeom.routers import find_routers, routers_summary
 
         loaded, _ = load_model(model, trust_remote_code=trust_remote_code)
-        typer.echo(anatomy(loaded))
+        found = anatomy(loaded, tower=tower)
+        typer.echo(found)
+        if found.stream_problem is not None:
+            raise typer.Exit(1)
+        typer.echo(branches_summary(found))
+        typer.echo(routers_summary(find_routers(loaded, found)))
+        if found.token_input is not None:
+            typer.echo(f"  padding      {check_padding(loaded, found)}")
+
+
+@app.command()
+def smoke(
+    out_dir: Annotated[Path | None, typer.Option(help="Where to leave the results.")] = None,
+) -> None:
+    """See whether the installation works: a tiny model is measured and the numbers are checked."""
+    with _one_sentence():
+        import tempfile
+
+        from repgeom.smoke import smoke as check
+
+        with tempfile.TemporaryDirectory() as scratch:
+            for line in check(out_dir or Path(scratch) / "smoke"):
+                typer.echo(line)
+        typer.echo(f"everything works{f'; results: {out_dir}' if out_dir else ''}")
+
+
+def _load(file: Path) -> None:
+    """Runs a file of the user's, for the metrics that it registers."""
+    if not file.is_file():
+        raise ValueError(f"--load must be a Python file, got {str(file)!r}, which does not exist")
+    runpy.run_path(str(file), run_name=file.stem)
 
 
 def _fresh_folder(model: str | None) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -15,30 +15,66 @@ from torch import Tensor
 
 from repgeom.arrays import Float64Array
 from repgeom.covariance import Covariance, Workspace
-from repgeom.sampling import Draw, IntArray, TokenSample
+from repgeom.device_moments import DeviceMoments
+from repgeom.pooling import PooledVectors, Segments, SequenceSample
+from repgeom.removed import RemovedTokens
+from repgeom.routed import RouterCounts
+from repgeom.routers import Router
+from repgeom.rows import BatchRows
+from repgeom.sampling import Draw, IntArray, TokenSample, place_bits
 from repgeom.tokens import TokenBatch
+
+HIGH_NORM = "high_norm"
 
 
 @dataclass
 class LayerStatistics:
-    """What is kept of one layer: moments of all its tokens, and rows of the sampled ones.
+    """What is kept of one site: moments of all its tokens, rows of the sampled ones, pooled vectors.
 
     Attributes:
         layer: Index of the layer.
         site: Where its activations are read.
-        covariance: None before the width is known.
+        name: What its arrays are called.
+        hook_point: Which of the requested hook points it belongs to.
+        missing: Why there is nothing to read; empty if there is.
+        width: Width of the activations, None before it is known.
+        moments: Of the tokens that count; None if nobody needs them or before the width is known.
         rows: ``[limit, d]`` the sampled rows, float32 (float64 for float64 activations).
+        pooled: Pooled vectors; None if nobody asked for them.
+        removed: What a token policy left out.
     """
 
     layer: int
     site: str
-    covariance: Covariance | None = None
+    name: str = ""
+    hook_point: str = ""
+    missing: str = ""
+    width: int | None = None
+    moments: Covariance | DeviceMoments | None = None
     rows: Tensor | None = None
+    pooled: PooledVectors | None = None
+    removed: RemovedTokens = field(default_factory=RemovedTokens)
+    _nonfinite: Tensor | int = 0
+
+    def __post_init__(self) -> None:
+        self.name = self.name or f"layer_{self.layer:02d}"
 
     @property
-    def width(self) -> int | None:
-        """Width of the activations, once known."""
-        return None if self.covariance is None else self.covariance.dim
+    def covariance(self) -> Covariance | None:
+        """The moments, on the host."""
+        if isinstance(self.moments, DeviceMoments):
+            self.moments = self.moments.to_covariance()
+        return self.moments
+
+    @property
+    def nonfinite(self) -> int:
+        """Tokens that count and hold NaN or infinity."""
+        return int(self._nonfinite) if self.covariance is None else self.covariance.nonfinite
+
+    def count_nonfinite(self, rows: Tensor, keep: Tensor | None) -> None:
+        """Looks for NaN and infinity where no moments are kept, without waiting for the device."""
+        broken = ~rows.isfinite().all(dim=1)
+        self._nonfinite = self._nonfinite + (broken if keep is None else broken & keep).sum()
 
 
 @dataclass
@@ -54,37 +90,54 @@ class SampledTokens:
         """Room for ``limit`` tokens."""
         return cls(*(np.full(limit, -1, np.int64) for _ in range(3)))
 
+    def at(self, places: IntArray) -> SampledTokens:
+        """Those at some places."""
+        return SampledTokens(self.token_ids[places], self.sequence_ids[places], self.positions[places])
+
 
 @dataclass
 class Collector:
     """Statistics of all layers, fed batch by batch.
 
-    Call :meth:`begin` before the forward of a batch and give :meth:`add` to the capture as its
-    ``on_activation``.
+    Call :meth:`begin` before the forward of a batch, give :meth:`add` to the capture as its
+    ``on_activation``, and call :meth:`end` after the forward.
 
     Attributes:
         layers: Statistics by site.
         sample: Which tokens are in the paired sample.
-        tokens: What is known of those tokens.
+        threads: Threads of the kernels.
+        moments: Whether moments are kept.
+        high_norm: Multiple of the median norm of its sequence above which a position does not count.
+        sequences: Which sequences are pooled; None: none.
+        poolings: How.
+        routing: Where routers send the tokens; None: there are none, or nobody asked.
+        tokens: What is known of the sampled tokens.
         seconds: Time by activity.
         n_tokens: Tokens counted.
         n_padding: Padding positions that the model saw.
         n_batches: Batches begun.
+        n_removed: Real tokens left out by a policy, by reason.
     """
 
     layers: dict[str, LayerStatistics]
     sample: TokenSample
     threads: int | None = None
+    moments: bool = True
+    high_norm: float | None = None
+    sequences: SequenceSample | None = None
+    poolings: Sequence[str] = ()
+    routing: RouterCounts | None = None
     tokens: SampledTokens = field(init=False)
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     n_tokens: int = 0
     n_padding: int = 0
     n_batches: int = 0
+    n_removed: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     _workspace: Workspace = field(default_factory=Workspace)
-    _batch: TokenBatch | None = None
-    _weights: Float64Array | None = None
-    _draw: Draw | None = None
-    _positions: IntArray | None = None
+    _tokens: TokenBatch | None = None
+    _batch: _Batch | None = None
+    _waiting: dict[str, Tensor] = field(default_factory=dict)
+    _waiting_choices: list[tuple[Router, Tensor]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.tokens = SampledTokens.empty(self.sample.limit)
@@ -98,120 +151,221 @@ class Collector:
         finally:
             self.seconds[activity] += time.perf_counter() - start
 
-    def allocate(self, width: int, dtype: torch.dtype) -> None:
-        """Makes the statistics of all layers, when their width is known beforehand.
+    def allocate(self, site: str, width: int, dtype: torch.dtype, device: torch.device) -> None:
+        """Makes the statistics of a site.
 
         Made during the first forward, between its temporary tensors, they would keep the memory of those from
-        being given back.
+        being given back; so call this before where the width is known.
         """
-        for layer in self.layers.values():
-            self._allocate(layer, width, dtype)
-
-    def _allocate(self, layer: LayerStatistics, width: int, dtype: torch.dtype) -> None:
-        layer.covariance = Covariance(width, threads=self.threads, workspace=self._workspace)
+        layer = self.layers[site]
+        layer.width = width
+        on_host = device.type == "cpu"
+        if self.moments:
+            layer.moments = (
+                Covariance(width, threads=self.threads, workspace=self._workspace)
+                if on_host
+                else DeviceMoments(width, device)
+            )
         kept = torch.float64 if dtype == torch.float64 else torch.float32
-        layer.rows = torch.zeros(self.sample.limit, width, dtype=kept)
+        layer.rows = torch.zeros(self.sample.limit, width, dtype=kept, device=device)
+        if self.sequences is not None:
+            layer.pooled = PooledVectors(
+                self.sequences.sample.limit, width, self.poolings, dtype, layer.rows.device
+            )
 
-    def begin(self, batch: TokenBatch) -> None:
+    def begin(self, batch: TokenBatch | BatchRows) -> None:
         """Announces the batch whose activations come next."""
-        self._batch, self._draw, self._weights, self._positions = batch, None, None, None
+        self._tokens, self._batch, self._waiting, self._waiting_choices = None, None, {}, []
         self.n_batches += 1
-        self.n_padding += batch.n_padding
-        if batch.keep is None:
-            return  # how many rows there are is known with the first activation
-        keep = batch.keep.reshape(-1).cpu().numpy()
-        if not keep.all():
-            self._weights = keep.astype(np.float64)
-        self._draw_tokens(np.flatnonzero(keep))
+        rows = batch if isinstance(batch, BatchRows) else BatchRows.of_tokens(batch)
+        if rows is not None:
+            self.n_padding += rows.n_padding
+            self._announce(rows)
+        elif isinstance(batch, TokenBatch):
+            self._tokens = batch  # how many rows there are is known with the first activation
+            if self.routing is not None and self.high_norm is None:
+                self.routing.begin(None)
 
     def add(self, site: str, activation: Tensor) -> None:
         """Takes one activation, ``[batch, seq, d]``; the callback of a capture."""
-        rows = self._rows(site, activation)
-        if self._draw is None:
-            self._draw_tokens(np.arange(len(rows)))
-        layer = self.layers[site]
-        if layer.covariance is None:
-            self._allocate(layer, rows.shape[1], rows.dtype)
-        assert layer.covariance is not None
-        if layer.covariance.dim != rows.shape[1]:
-            raise ValueError(
-                f"{site}: all batches must have the same width, "
-                f"got {rows.shape[1]} after {layer.covariance.dim}"
-            )
-        with self.timed("covariance"):
-            layer.covariance.update(rows, self._weights)
-        with self.timed("sample"):
-            self._keep_sampled(layer, rows)
-
-    def _rows(self, site: str, activation: Tensor) -> Tensor:
-        """The activation as ``[n, d]`` in host memory, one row per position of the batch."""
+        if site not in self.layers:
+            return
         if activation.ndim < 2:
             raise ValueError(
                 f"{site}: activations must be [..., d] with d channels, got shape {tuple(activation.shape)}"
             )
+        leading = tuple(activation.shape[:-1])
+        if self._batch is None:
+            self._announce(BatchRows.of_activation(self._tokens, leading))
+        assert self._batch is not None
+        known = self._batch.rows
+        if leading not in (known.shape, (len(known),)):
+            raise ValueError(
+                f"{site}: activations must be [batch, seq, d] of the batch {known.shape}, "
+                f"got shape {tuple(activation.shape)}"
+            )
         rows = activation.reshape(-1, activation.shape[-1])
         if rows.stride(-1) != 1:
             rows = rows.contiguous()
-        keep = None if self._batch is None else self._batch.keep
-        leading = activation.shape[:-1]
-        if keep is not None and leading not in (keep.shape, (keep.numel(),)):
+        if self.high_norm is not None:
+            # Which positions count is known when every layer has been seen; the model may overwrite these.
+            self._waiting[site] = rows.clone()
+            return
+        self._take(site, rows)
+
+    def choose(self, router: Router, chosen: Tensor) -> None:
+        """Takes the experts ``[tokens, k]`` that a router chose; the callback of a capture of routers."""
+        if self.high_norm is not None:
+            self._waiting_choices.append((router, chosen))
+        elif self.routing is not None:
+            self.routing.add(router, chosen)
+
+    def end(self) -> None:
+        """Says that the forward of the batch is over."""
+        if self.high_norm is None or self._batch is None:
+            return
+        rows = self._batch.rows
+        self._count(rows.without(HIGH_NORM, high_norm_positions(rows, self._waiting, self.high_norm)))
+        for site, activation in self._waiting.items():
+            self._take(site, activation)
+        self._waiting = {}
+        for router, chosen in self._waiting_choices:
+            assert self.routing is not None
+            self.routing.add(router, chosen)
+
+    def _announce(self, rows: BatchRows) -> None:
+        if self.high_norm is None:
+            self._count(rows)
+        else:
+            self._batch = _Batch(rows, Draw(*np.empty((2, 0), np.int64)), np.empty(0, np.int64))
+
+    def _count(self, rows: BatchRows) -> None:
+        """Counts the tokens of a batch and chooses the sampled ones."""
+        counted = np.flatnonzero(rows.keep)
+        if self.routing is not None and (self._tokens is None or self.high_norm is not None):
+            self.routing.begin(None if rows.keep.all() else torch.from_numpy(rows.keep))
+        self.n_tokens += len(counted)
+        for reason, where in rows.dropped.items():
+            self.n_removed[reason] += int(where.sum())
+        bits = None
+        if rows.sequence_ids is not None and rows.positions is not None:
+            bits = place_bits(self.sample.seed, rows.sequence_ids[counted], rows.positions[counted])
+        draw = self.sample.draw(len(counted), bits)
+        chosen = counted[draw.rows]
+        for name in ("token_ids", "sequence_ids", "positions"):
+            values = getattr(rows, name)
+            getattr(self.tokens, name)[draw.slots] = -1 if values is None else values[chosen]
+        segments = None if self.sequences is None else self.sequences.draw(rows)
+        self._batch = _Batch(rows, draw, chosen, segments)
+
+    def _take(self, site: str, rows: Tensor) -> None:
+        batch, layer = self._batch, self.layers[site]
+        assert batch is not None
+        if layer.width is None:
+            self.allocate(site, rows.shape[1], rows.dtype, rows.device)
+        if layer.width != rows.shape[1]:
             raise ValueError(
-                f"{site}: activations must be [batch, seq, d] of the batch {tuple(keep.shape)}, "
-                f"got shape {tuple(activation.shape)}"
+                f"{site}: all batches must have the same width, got {rows.shape[1]} after {layer.width}"
             )
-        return rows if rows.device.type == "cpu" else rows.cpu()
+        with self.timed("covariance"):
+            if isinstance(layer.moments, Covariance):
+                layer.moments.update(rows, batch.weights)
+            elif isinstance(layer.moments, DeviceMoments):
+                layer.moments.update(rows, batch.keep_on(rows.device))
+            else:
+                layer.count_nonfinite(rows, batch.keep_on(rows.device))
+            for reason, where in batch.dropped_rows.items():
+                layer.removed.add(reason, rows.index_select(0, where.to(rows.device, non_blocking=True)))
+        with self.timed("sample"):
+            self._keep_sampled(layer, batch, rows)
 
-    def _draw_tokens(self, positions: IntArray) -> None:
-        """Chooses the sampled tokens of a batch; ``positions`` are the flat positions that count."""
-        draw = self.sample.draw(len(positions))
-        self.n_tokens += len(positions)
-        self._draw, self._positions = draw, positions[draw.rows]
-        batch = self._batch
-        if batch is None or batch.keep is None:
-            return
-        width = batch.keep.shape[1]
-        self.tokens.positions[draw.slots] = self._positions % width
-        if batch.token_ids is not None:
-            self.tokens.token_ids[draw.slots] = batch.token_ids.reshape(-1)[self._positions].cpu().numpy()
-        if batch.sequence_ids is not None:
-            self.tokens.sequence_ids[draw.slots] = batch.sequence_ids[self._positions // width].cpu().numpy()
+    @staticmethod
+    def _keep_sampled(layer: LayerStatistics, batch: _Batch, rows: Tensor) -> None:
+        assert layer.rows is not None
+        if len(batch.chosen):
+            chosen = torch.from_numpy(batch.chosen).to(rows.device, non_blocking=True)
+            slots = torch.from_numpy(batch.draw.slots).to(layer.rows.device, non_blocking=True)
+            layer.rows[slots] = rows.index_select(0, chosen).to(layer.rows)
+        if layer.pooled is not None and batch.segments is not None:
+            layer.pooled.add(rows, batch.segments)
 
-    def _keep_sampled(self, layer: LayerStatistics, rows: Tensor) -> None:
-        if self._draw is None or self._positions is None or layer.rows is None or not len(self._positions):
-            return
-        chosen = rows.index_select(0, torch.from_numpy(self._positions))
-        layer.rows[torch.from_numpy(self._draw.slots)] = chosen.to(layer.rows.dtype)
+
+@dataclass(eq=False)
+class _Batch:
+    """One batch as all layers use it."""
+
+    rows: BatchRows
+    draw: Draw
+    chosen: IntArray
+    segments: Segments | None = None
+    weights: Float64Array | None = None
+    dropped_rows: dict[str, Tensor] = field(default_factory=dict)
+    _keep: dict[torch.device, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.rows.keep.all():
+            self.weights = self.rows.keep.astype(np.float64)
+        self.dropped_rows = {
+            reason: torch.from_numpy(np.flatnonzero(where))
+            for reason, where in self.rows.dropped.items()
+            if where.any()
+        }
+
+    def keep_on(self, device: torch.device) -> Tensor | None:
+        """The positions that count, on a device; None for all of them."""
+        if self.weights is None:
+            return None
+        if device not in self._keep:
+            self._keep[device] = torch.from_numpy(self.rows.keep).to(device, non_blocking=True)
+        return self._keep[device]
+
+
+def high_norm_positions(
+    rows: BatchRows, activations: Mapping[str, Tensor], multiple: float
+) -> npt.NDArray[np.bool_]:
+    """Where, in any layer, the norm exceeds ``multiple`` times the median of the counted, finite norms of its
+    sequence (of the batch, if sequences are not known)."""
+    found = np.zeros(len(rows), np.bool_)
+    groups = np.zeros(len(rows), np.int64) if rows.sequence_ids is None else rows.sequence_ids
+    counted = np.flatnonzero(rows.keep)
+    order = counted[np.argsort(groups[counted], kind="stable")]
+    starts = np.flatnonzero(np.diff(groups[order], prepend=groups[order][:1] - 1))
+    for activation in activations.values():
+        norms = torch.linalg.vector_norm(activation, dim=1, dtype=torch.float64).cpu().numpy()
+        for group in np.split(order, starts[1:]):
+            finite = group[np.isfinite(norms[group])]
+            if len(finite):
+                median = float(np.median(norms[finite]))
+                found[finite] |= (norms[finite] > multiple * median) & (median > 0)
+    return found
 
 
 @dataclass(frozen=True)
 class PairedRows:
-    """The sample as measurements read it: the same tokens in every layer, in the order of the stream.
+    """The sample as measurements read it: the same tokens in every layer, in the order of the data.
 
     Attributes:
-        rows: ``[m, d]`` by layer; a row may hold NaN or infinity.
-        finite: bool ``[m]`` by layer, where all of the row is finite.
+        rows: ``[m, d]`` by site; a row may hold NaN or infinity.
+        finite: bool ``[m]`` by site, where all of the row is finite.
         tokens: Ids, sequence numbers and positions of the m tokens.
         index: int64 ``[m]``, positions in the stream of counted tokens.
     """
 
-    rows: Mapping[int, Float64Array]
-    finite: Mapping[int, npt.NDArray[np.bool_]]
+    rows: Mapping[str, Float64Array]
+    finite: Mapping[str, npt.NDArray[np.bool_]]
     tokens: SampledTokens
     index: IntArray
 
 
 def paired_rows(collector: Collector) -> PairedRows:
     """Reads the sample."""
-    order = collector.sample.order()
+    sample, tokens = collector.sample, collector.tokens
+    filled = slice(0, len(sample))
+    order = np.lexsort((sample.index, tokens.positions[filled], tokens.sequence_ids[filled]))
     rows = {
-        layer.layer: layer.rows[torch.from_numpy(order)].numpy()
-        for layer in collector.layers.values()
+        site: layer.rows.cpu().numpy()[order]
+        for site, layer in collector.layers.items()
         if layer.rows is not None
     }
-    tokens = collector.tokens
-    return PairedRows(
-        rows,
-        {layer: np.isfinite(values).all(axis=1) for layer, values in rows.items()},
-        SampledTokens(tokens.token_ids[order], tokens.sequence_ids[order], tokens.positions[order]),
-        collector.sample.index[order],
-    )
+    finite = {site: np.isfinite(values).all(axis=1) for site, values in rows.items()}
+    return PairedRows(rows, finite, tokens.at(order), sample.index[order])

@@ -12,14 +12,25 @@ import torch
 from torch import nn
 
 from repgeom.anatomy import ModelAnatomy, anatomy
+from repgeom.branches import BRANCH_SITES, find_branches
 from repgeom.collect import LayerStatistics
 from repgeom.metadata import model_label
 from repgeom.models import load_model, load_tokenizer, parse_layers
 from repgeom.probe import evaluating, input_device
-from repgeom.tokens import TokenBatch
+from repgeom.request import Request
+from repgeom.routers import Router, find_routers
 
-HOOK_POINTS = "residual_input, residual_output, module_input:<path>, module_output:<path>"
-RESIDUAL_SITES = {"residual_input": "resid_pre", "residual_output": "resid_post"}
+BLOCK_SITES = {
+    "residual_input": "resid_pre",
+    "residual_output": "resid_post",
+    "attn_out": "attn_out",
+    "resid_mid": "resid_mid",
+    "mlp_out": "mlp_out",
+}
+MODEL_SITES = ("embed", "final_norm")
+HOOK_POINTS = ", ".join([*BLOCK_SITES, *MODEL_SITES, "module_input:<path>", "module_output:<path>"])
+
+DECODER_INPUTS = ("decoder_input_ids", "decoder_inputs_embeds", "labels")
 
 
 @dataclass(frozen=True)
@@ -30,35 +41,48 @@ class Measurand:
         model: The model.
         label: How tables call it.
         tokenizer: For text; None if there is none.
-        hook_point: As the user wrote it.
+        hook_points: Where to read.
         layers: As the user wrote them.
+        tower: The stack that the user asked for; None: the one that reads the data.
         device: Where to run a model that was given as a module; None: where it is.
-        anatomy: Known for the residual hook points once the model has been probed.
+        anatomy: Known for all but module hook points once the model has been probed.
     """
 
     model: nn.Module
     label: str
     tokenizer: Any
-    hook_point: str
+    hook_points: tuple[str, ...]
     layers: Any
+    tower: str | None
     device: torch.device | None
     anatomy: ModelAnatomy | None = None
 
-    def with_batch(self, first_batch: Callable[[], TokenBatch | None]) -> Measurand:
-        """The same with its anatomy found; a batch helps where plain tokens do not fit the model."""
-        if self.hook_point not in RESIDUAL_SITES:
+    def probed(self, first_batch: Callable[[], Any] | None) -> Measurand:
+        """The same with its anatomy found.
+
+        Args:
+            first_batch: Gives the first batch of the data, which helps where plain tokens do not fit the
+                model; None for text.
+        """
+        if all(_is_module(point) for point in self.hook_points):
             return self
+        batch = None
         try:
-            return replace(self, anatomy=anatomy(self.model))
+            found = anatomy(self.model, tower=self.tower)
         except ValueError:
-            batch = first_batch()
+            batch = None if first_batch is None else first_batch()
             if batch is None:
                 raise
-            return replace(self, anatomy=anatomy(self.model, batch.kwargs or batch.args))
+            found = anatomy(self.model, batch, tower=self.tower)
+        if self.tower is None and found.token_input == "decoder_input_ids":
+            first = None if first_batch is None else first_batch()
+            if not (isinstance(first, Mapping) and any(name in first for name in DECODER_INPUTS)):
+                found = _reads_input_ids(found, batch)
+        return replace(self, anatomy=found)
 
     @property
     def num_blocks(self) -> int | None:
-        """Blocks of the model; None for a hook point that is a module."""
+        """Blocks of the model; None for hook points that are modules."""
         return None if self.anatomy is None else self.anatomy.num_blocks
 
     @property
@@ -67,86 +91,131 @@ class Measurand:
 
     def statistics(self) -> dict[str, LayerStatistics]:
         """Empty statistics by site."""
+        sites: dict[str, LayerStatistics] = {}
+        several = len(self.hook_points) > 1
+        for point in self.hook_points:
+            for layer, site in self._sites(point):
+                missing = self._missing(point, layer)
+                sites[site] = LayerStatistics(layer, site, site if several else "", point, missing)
+        if all(layer.missing for layer in sites.values()):
+            raise ValueError(f"no layer has what was asked for: {next(iter(sites.values())).missing}")
+        return sites
+
+    def _missing(self, point: str, layer: int) -> str:
+        """Why a block does not have a site of this kind; empty if it has."""
+        kind = BLOCK_SITES.get(point)
+        if kind not in BRANCH_SITES or self.anatomy is None:
+            return ""
+        return find_branches(self.anatomy)[layer].missing(kind) or ""
+
+    def find_routers(self) -> tuple[Router, ...]:
+        """The routers in the blocks that are measured."""
         if self.anatomy is None:
-            kind, _, path = self.hook_point.partition(":")
-            site = f"{path}:{kind.removeprefix('module_')}"
-            return {site: LayerStatistics(0, site)}
-        kind = RESIDUAL_SITES[self.hook_point]
-        return {
-            f"{kind}.{index}": LayerStatistics(index, f"{kind}.{index}") for index in sorted(self._indices)
-        }
+            return ()
+        chosen: Sequence[int] = range(self.anatomy.num_blocks)
+        if any(point in BLOCK_SITES for point in self.hook_points):
+            chosen = self._indices
+        routers = find_routers(self.model, self.anatomy)
+        return tuple(router for router in routers if router.block in chosen)
+
+    def _sites(self, point: str) -> list[tuple[int, str]]:
+        if _is_module(point):
+            kind, _, path = point.partition(":")
+            return [(0, f"{path}:{kind.removeprefix('module_')}")]
+        if point in MODEL_SITES:
+            return [(0 if point == "embed" else self.num_blocks or 0, point)]
+        return [(index, f"{BLOCK_SITES[point]}.{index}") for index in sorted(self._indices)]
 
     @property
     def targets(self) -> list[str]:
-        """Names of the hooked blocks or module, as representation-geometry writes them."""
-        if self.anatomy is None:
-            return [self.hook_point.partition(":")[2]]
-        return [f"block_{index}" for index in sorted(self._indices)]
+        """Names of the hooked blocks or modules, as representation-geometry writes them."""
+        names = []
+        for point in self.hook_points:
+            if _is_module(point):
+                names.append(point.partition(":")[2])
+            else:
+                names += [site for _, site in self._sites(point)] if point in MODEL_SITES else []
+                names += [f"block_{i}" for i in sorted(self._indices)] if point in BLOCK_SITES else []
+        return list(dict.fromkeys(names))
 
     @property
     def blocks_run(self) -> str:
         """How many blocks a forward executes; empty when not known."""
-        if self.anatomy is None:
+        if self.anatomy is None or any(_is_module(point) for point in self.hook_points):
             return ""
-        last = max(self._indices) + (self.hook_point == "residual_output")
+        if "final_norm" in self.hook_points:
+            return f"{self.anatomy.num_blocks} of {self.anatomy.num_blocks}"
+        last = 0
+        for point in self.hook_points:
+            if point in BLOCK_SITES:
+                last = max(last, max(self._indices) + (point != "residual_input"))
         return f"{last} of {self.anatomy.num_blocks}"
 
 
-def find_measurand(
-    model_name: str | PathLike[str] | nn.Module | None,
-    *,
-    model: nn.Module | None,
-    tokenizer: Any,
-    layers: str | int | Sequence[int],
-    hook_point: str,
-    device: str | torch.device | None,
-    dtype: str | torch.dtype,
-    device_map: Any,
-    model_kwargs: Mapping[str, Any] | None,
-    trust_remote_code: bool,
-) -> Measurand:
-    """Loads the model unless it was given, after checking the hook point.
+def find_measurand(request: Request) -> Measurand:
+    """Loads the model unless it was given, after checking the hook points.
 
     Raises:
-        ValueError: An unknown hook point, ``layers`` beside a module hook point, or a model that cannot be
+        ValueError: An unknown hook point, ``layers`` where no hook point has any, or a model that cannot be
             loaded.
     """
-    _check_hook_point(hook_point, layers)
+    points = parse_hook_points(request.hook_point)
+    if request.layers != "all" and not any(point in BLOCK_SITES for point in points):
+        raise ValueError(f"layers must be 'all' with {', '.join(points)}, got {request.layers!r}")
+    tokenizer, model, name = request.tokenizer, request.model, request.model_name
     if isinstance(tokenizer, (str, PathLike)):
-        tokenizer = load_tokenizer(fspath(tokenizer), trust_remote_code=trust_remote_code)
-    if model is None and isinstance(model_name, nn.Module):
-        model, model_name = model_name, None
+        tokenizer = load_tokenizer(fspath(tokenizer), trust_remote_code=request.trust_remote_code)
+    if model is None and isinstance(name, nn.Module):
+        model, name = name, None
     if model is not None:
-        label = (
-            fspath(model_name)
-            if isinstance(model_name, (str, PathLike)) and model_name
-            else model_label(model)
-        )
-        target = None if device is None or getattr(model, "hf_device_map", None) else torch.device(device)
-        return Measurand(model, label, tokenizer, hook_point, layers, target)
-    if model_name is not None and not isinstance(model_name, (str, PathLike)):
-        raise ValueError(f"model_name must be a name, a path or a module, got {type(model_name).__name__}")
-    name = None if model_name is None else fspath(model_name)
+        label = fspath(name) if isinstance(name, (str, PathLike)) and name else model_label(model)
+        placed = request.device is None or getattr(model, "hf_device_map", None)
+        target = None if placed else torch.device(request.device or "cpu")
+        return Measurand(model, label, tokenizer, points, request.layers, request.tower, target)
+    if name is not None and not isinstance(name, (str, PathLike)):
+        raise ValueError(f"model_name must be a name, a path or a module, got {type(name).__name__}")
+    name = None if name is None else fspath(name)
     loaded, loaded_tokenizer = load_model(
         name,
-        dtype=dtype,
-        device="auto" if device is None else device,
-        device_map=device_map,
-        trust_remote_code=trust_remote_code,
-        **(model_kwargs or {}),
+        dtype=request.dtype,
+        device="auto" if request.device is None else request.device,
+        device_map=request.device_map,
+        trust_remote_code=request.trust_remote_code,
+        **(request.model_kwargs or {}),
     )
-    label = "repgeom-demo" if name is None else name
-    return Measurand(loaded, label, tokenizer or loaded_tokenizer, hook_point, layers, None)
+    label, tokenizer = "repgeom-demo" if name is None else name, tokenizer or loaded_tokenizer
+    return Measurand(loaded, label, tokenizer, points, request.layers, request.tower, None)
 
 
-def _check_hook_point(hook_point: str, layers: Any) -> None:
-    kind, _, path = hook_point.partition(":")
-    if hook_point in RESIDUAL_SITES:
-        return
-    if kind not in ("module_input", "module_output") or not path:
-        raise ValueError(f"hook_point must be one of {HOOK_POINTS}, got {hook_point!r}")
-    if layers != "all":
-        raise ValueError(f"layers must be 'all' with a module hook point, got {layers!r}")
+def parse_hook_points(hook_point: str | Sequence[str]) -> tuple[str, ...]:
+    """The hook points of a string ``"a,b"`` or of several strings.
+
+    Raises:
+        ValueError: One that is unknown or repeated, or none.
+    """
+    points = hook_point.split(",") if isinstance(hook_point, str) else list(hook_point)
+    for point in points:
+        if not (point in BLOCK_SITES or point in MODEL_SITES or _is_module(str(point))):
+            raise ValueError(f"hook_point must be one of {HOOK_POINTS} (or several), got {point!r}")
+    if not points or len(set(points)) < len(points):
+        raise ValueError(f"hook_point must name distinct places, at least one, got {hook_point!r}")
+    return tuple(points)
+
+
+def _is_module(point: str) -> bool:
+    kind, _, path = point.partition(":")
+    return kind in ("module_input", "module_output") and bool(path)
+
+
+def _reads_input_ids(found: ModelAnatomy, batch: Any) -> ModelAnatomy:
+    """The stack that reads `input_ids`, in a model whose main stack reads those of a decoder."""
+    for tower in found.other_towers:
+        other = anatomy(found.model, batch, tower=tower)
+        if other.token_input == "input_ids":
+            return other
+    raise ValueError(
+        f"the blocks of {found.model_class} read decoder_input_ids: give a dataloader of batches with them"
+    )
 
 
 @contextmanager

@@ -1,9 +1,10 @@
-"""Measurements: what each family reads, and the tables that it fills."""
+"""Measurements: the built-in ones, and how all that were asked for are run and become tables."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -11,53 +12,115 @@ import pandas as pd
 
 from repgeom.arrays import Float64Array
 from repgeom.checks import is_peer
-from repgeom.collect import Collector, LayerStatistics, PairedRows, paired_rows
+from repgeom.collect import Collector, LayerStatistics, paired_rows
+from repgeom.covariance import Covariance
+from repgeom.readings import Readings, Settings, paired
+from repgeom.registry import OF_COVARIANCE, Measurement, measurements, metric
 from repgeom.sample import normalization_ablation, sample_svd_metrics
 from repgeom.similarity import LayerView, novelty_row
-from repgeom.spectrum import Spectrum, eigenpairs, spectrum
+from repgeom.spectrum import Spectrum
 from repgeom.standard_errors import spectral_standard_errors
 
-FAMILIES = ("spectrum", "sample", "novelty")
-DIAGNOSTICS = ("normalization_ablation",)
+__all__ = ["Measured", "measure", "metric", "needs", "parse_diagnostics", "parse_metrics", "removed_tokens"]
+
+DEFAULT = ("spectrum", "sample", "novelty")
+ROUTER = "router"
 
 
 def parse_metrics(metrics: str | Sequence[str] | None) -> tuple[str, ...]:
-    """The families asked for, in their standard order; ``None``, ``"default"`` or nothing means all of them.
+    """The measurements asked for, in the order of their registration; ``None``, ``"default"`` or nothing
+    means the default ones.
 
     Raises:
-        ValueError: A name that is not a family.
+        ValueError: A name that is not registered.
     """
     names = metrics.split(",") if isinstance(metrics, str) else list(metrics or ())
     names = [name.strip() for name in names] or ["default"]
-    unknown = sorted(set(names) - {*FAMILIES, "default"})
+    known = [*measurements(), ROUTER]
+    unknown = sorted(set(names) - {*known, "default"})
     if unknown:
-        raise ValueError(f"metrics must be among {['default', *FAMILIES]}, got {unknown}")
-    return FAMILIES if "default" in names else tuple(family for family in FAMILIES if family in names)
+        raise ValueError(f"metrics must be among {['default', *known]}, got {unknown}")
+    wanted = {*names, *(DEFAULT if "default" in names else ())}
+    return tuple(name for name in known if name in wanted)
 
 
 def parse_diagnostics(diagnostics: str | Sequence[str] | None) -> tuple[str, ...]:
-    """The diagnostics asked for.
+    """The diagnostics asked for: measurements that make a table of their own.
 
     Raises:
         ValueError: A name that is not a diagnostic.
     """
     names = diagnostics.split(",") if isinstance(diagnostics, str) else list(diagnostics or ())
-    unknown = sorted(set(names) - set(DIAGNOSTICS))
+    known = [name for name, measurement in measurements().items() if measurement.scope == "table"]
+    unknown = sorted(set(names) - set(known))
     if unknown:
-        raise ValueError(f"diagnostics must be among {list(DIAGNOSTICS)}, got {unknown}")
+        raise ValueError(f"diagnostics must be among {known}, got {unknown}")
     return tuple(dict.fromkeys(names))
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What the measurements need to know beside the statistics."""
+def needs(names: Sequence[str]) -> set[str]:
+    """The statistics that some measurements read."""
+    known = measurements()
+    return {need for name in names if name in known for need in known[name].needs}
 
-    model_key: str
-    model_label: str
-    families: tuple[str, ...]
-    diagnostics: tuple[str, ...]
-    novelty_k: int
-    compat: str | None
+
+@metric("spectrum", needs=["spectrum", "mean", "eigenvectors", "sample", "settings"])
+def _spectrum(
+    *,
+    spectrum: Spectrum,
+    mean: Float64Array,
+    eigenvectors: Float64Array,
+    sample: Float64Array,
+    settings: Settings,
+) -> dict[str, Any]:
+    columns: dict[str, Any] = dict(spectrum.metrics)
+    if is_peer(settings.compat):
+        return columns
+    columns["rank"] = spectrum.rank
+    columns["d_pr_debiased"] = spectrum.d_pr_debiased
+    columns["near_rank_one"] = spectrum.near_rank_one
+    if len(sample) >= 2 and spectrum.status != "zero":
+        columns |= spectral_standard_errors(
+            sample, mean, spectrum.eigenvalues, eigenvectors, count=int(spectrum.count or 0)
+        )
+    return columns
+
+
+@metric("sample", needs=["sample", "settings"])
+def _sample(*, sample: Float64Array, settings: Settings) -> dict[str, Any]:
+    return sample_svd_metrics(sample, compat=settings.compat)
+
+
+@metric("novelty", needs=["layer", "leading", "rank", "sample", "settings"], scope="pair")
+def _novelty(
+    *,
+    layer: tuple[int, int],
+    leading: tuple[Float64Array, Float64Array],
+    rank: tuple[int, int],
+    sample: tuple[Float64Array, Float64Array],
+    settings: tuple[Settings, Settings],
+) -> dict[str, Any]:
+    views = [LayerView(*side) for side in zip(layer, leading, rank, sample, strict=True)]
+    return novelty_row(
+        views[0],
+        views[1],
+        model_key=settings[0].model_key,
+        model_label=settings[0].model_label,
+        novelty_k=settings[0].novelty_k,
+        compat=settings[0].compat,
+    )
+
+
+@metric("normalization_ablation", needs=["sample", "settings"], scope="table")
+def _normalization_ablation(
+    *, sample: Mapping[int, Float64Array], settings: Mapping[int, Settings]
+) -> list[dict[str, Any]]:
+    rows = []
+    for layer, values in sample.items():
+        run = settings[layer]
+        labels = {"model_key": run.model_key, "model_label": run.model_label, "layer": layer}
+        rows += normalization_ablation(values, compat=run.compat, labels=labels)
+    return rows
 
 
 @dataclass
@@ -66,151 +129,245 @@ class Measured:
 
     metrics: list[dict[str, Any]] = field(default_factory=list)
     novelty: list[dict[str, Any]] = field(default_factory=list)
-    ablation: list[dict[str, Any]] = field(default_factory=list)
+    diagnostics: dict[str, pd.DataFrame] = field(default_factory=dict)
     eigenvalues: dict[str, Float64Array] = field(default_factory=dict)
     arrays: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+    failures: list[str] = field(default_factory=list)
 
     def metrics_table(self) -> pd.DataFrame:
         """The metrics, with the columns in the order of the fullest row."""
-        fullest = max((list(row) for row in self.metrics), key=len, default=[])
-        table: pd.DataFrame = pd.DataFrame(self.metrics, columns=fullest)
-        return table
+        return _table(self.metrics)
 
-    def diagnostics(self) -> dict[str, pd.DataFrame]:
-        """Tables of the diagnostics that have rows."""
-        return {"normalization_ablation": pd.DataFrame(self.ablation)} if self.ablation else {}
+    def novelty_table(self) -> pd.DataFrame:
+        """The comparisons of consecutive layers."""
+        return _table(self.novelty)
+
+
+def _table(records: list[dict[str, Any]]) -> pd.DataFrame:
+    columns: dict[str, None] = {}
+    for row in sorted(records, key=len, reverse=True):
+        columns |= dict.fromkeys(row)
+    # What the row says of itself stands last.
+    last = [name for name in ("status", "note") if name in columns]
+    order = [name for name in columns if name not in last]
+    table: pd.DataFrame = pd.DataFrame(records, columns=[*order, *last])
+    return table
 
 
 def measure(collector: Collector, settings: Settings) -> Measured:
     """All measurements of all layers, from statistics alone."""
     measured = Measured()
     sample = paired_rows(collector)
-    _record_sample(measured, sample)
-    layers = [layer for layer in collector.layers.values() if layer.covariance is not None]
+    _record_sample(measured, collector, sample)
     if not collector.n_batches:
         return measured
-    before: LayerView | None = None
-    for layer in layers:
-        view = _measure_layer(measured, layer, sample, layers, settings)
-        if before is not None and "novelty" in settings.families:
-            measured.novelty.append(_novelty(before, view, sample, settings))
-        before = view
+    chosen = [measurements()[name] for name in settings.metrics if name in measurements()]
+    by_hook_point: dict[str, list[LayerStatistics]] = {}
+    for layer in collector.layers.values():
+        by_hook_point.setdefault(layer.hook_point, []).append(layer)
+    several = len(by_hook_point) > 1
+    everything: list[Readings] = []
+    for layers in by_hook_point.values():
+        before: Readings | None = None
+        for layer in layers:
+            labels = _identity(layer, layers, settings, several)
+            if layer.width is None:
+                measured.metrics.append({**labels, "status": layer.missing or "not seen", "note": ""})
+                continue
+            readings = Readings(layer, collector, sample, settings)
+            _measure_layer(measured, readings, labels, chosen)
+            if before is not None:
+                _measure_pair(measured, before, readings, chosen, several)
+            readings.release()
+            everything.append(readings)
+            before = readings
+    _measure_tables(measured, everything, chosen, several)
     return measured
 
 
 def _measure_layer(
-    measured: Measured,
-    layer: LayerStatistics,
-    sample: PairedRows,
-    layers: list[LayerStatistics],
-    settings: Settings,
-) -> LayerView:
-    """One row of the metrics table; returns what the comparison with the next layer needs."""
-    covariance = layer.covariance
-    assert covariance is not None
-    name = f"layer_{layer.layer:02d}"
-    rows = np.empty((0, covariance.dim))
-    if layer.layer in sample.rows:
-        rows = sample.rows[layer.layer][sample.finite[layer.layer]]
-    row: dict[str, Any] = _identity(layer, layers, settings)
-    vectors = np.empty((covariance.dim, 0))
-    shape: Spectrum | None = None
-    if covariance.count >= 2 and {"spectrum", "novelty"} & set(settings.families):
-        values, vectors = eigenpairs(covariance)
-        shape = spectrum(
-            values, count=covariance.count, resolution=covariance.resolution, compat=settings.compat
-        )
-        measured.eigenvalues[name] = shape.eigenvalues
-        if "spectrum" in settings.families:
-            row |= _spectrum_columns(shape, covariance.mean, vectors, rows, settings)
-        vectors = np.ascontiguousarray(vectors[:, : settings.novelty_k])
-        measured.arrays[f"eigenvectors.{name}"] = vectors
-    if covariance.count:
+    measured: Measured, readings: Readings, labels: dict[str, Any], chosen: list[Measurement]
+) -> None:
+    """One row of the metrics table, and the arrays of the layer."""
+    settings, name = readings.settings, readings.statistics.name
+    row, failed = {**labels, "tokens_observed": readings.count, "hidden_dim": readings.statistics.width}, []
+    covariance = readings.statistics.covariance
+    if covariance is not None and covariance.count >= 2 and OF_COVARIANCE & needs(settings.metrics):
+        measured.eigenvalues[name] = readings.eigenvalues
+        measured.arrays[f"eigenvectors.{name}"] = readings.leading
+    if covariance is not None and covariance.count:
         measured.arrays[f"mean.{name}"] = covariance.mean
-    if "sample" in settings.families:
-        row |= sample_svd_metrics(rows, compat=settings.compat)
+    for measurement in chosen:
+        if measurement.scope != "layer" or (OF_COVARIANCE & set(measurement.needs) and readings.count < 2):
+            continue
+        arguments = {need: getattr(readings, need) for need in measurement.needs}
+        columns = _columns(measured, measurement, arguments, readings.statistics.site, taken=row)
+        if columns is None:
+            failed.append(measurement.name)
+        row |= columns or {}
     if not is_peer(settings.compat):
-        row |= _evidence(layer, shape, len(rows))
+        row |= _evidence(readings, failed)
     measured.metrics.append(row)
-    if "normalization_ablation" in settings.diagnostics:
-        labels = {key: row[key] for key in ("model_key", "model_label", "layer")}
-        measured.ablation += normalization_ablation(rows, compat=settings.compat, labels=labels)
-    return LayerView(layer.layer, vectors, shape.rank if shape else 0, rows)
+    for pooling, values in readings.pooled.items():
+        measured.arrays[f"pooled.{pooling}.{name}"] = values
 
 
-def _identity(layer: LayerStatistics, layers: list[LayerStatistics], settings: Settings) -> dict[str, Any]:
-    covariance = layer.covariance
-    assert covariance is not None
+def _measure_pair(
+    measured: Measured, left: Readings, right: Readings, chosen: list[Measurement], several: bool
+) -> None:
+    """One row of the novelty table."""
+    measurements_of_pairs = [measurement for measurement in chosen if measurement.scope == "pair"]
+    if not measurements_of_pairs:
+        return
+    layers = left.layer, right.layer
+    row: dict[str, Any] = {
+        "model_key": left.settings.model_key,
+        "model_label": left.settings.model_label,
+        "layer": layers[0],
+        **({"site": left.statistics.site} if several else {}),
+        "transition": f"{layers[0]}->{layers[1]}",
+    }
+    for measurement in measurements_of_pairs:
+        arguments = {need: paired(left, right, need) for need in measurement.needs}
+        where = f"{left.statistics.site} and {right.statistics.site}"
+        taken = {} if measurement.built_in else row
+        row |= _columns(measured, measurement, arguments, where, taken=taken) or {}
+    measured.novelty.append(row)
+
+
+def _measure_tables(
+    measured: Measured, layers: list[Readings], chosen: list[Measurement], several: bool
+) -> None:
+    """The tables that measurements of all layers make."""
+    for measurement in chosen:
+        if measurement.scope != "table":
+            continue
+        usable = [
+            layer for layer in layers if not (OF_COVARIANCE & set(measurement.needs) and layer.count < 2)
+        ]
+        arguments = {
+            need: {_key(layer, several): getattr(layer, need) for layer in usable}
+            for need in measurement.needs
+        }
+        try:
+            table = pd.DataFrame(measurement.function(**arguments))
+        except Exception as error:
+            if measurement.built_in:
+                raise
+            measured.failures.append(_failure(measurement, "", error))
+            continue
+        if len(table.columns):
+            measured.diagnostics[measurement.name] = table
+
+
+def _key(readings: Readings, several: bool) -> int | str:
+    return readings.statistics.site if several else readings.statistics.layer
+
+
+def _columns(
+    measured: Measured,
+    measurement: Measurement,
+    arguments: dict[str, Any],
+    where: str,
+    *,
+    taken: Mapping[str, Any],
+) -> dict[str, Any] | None:
+    """What a measurement gives, as columns; None if it failed, which is noted."""
+    try:
+        value = measurement.function(**arguments)
+        columns = dict(value) if isinstance(value, Mapping) else {measurement.name: value}
+        if not measurement.built_in:
+            columns = {str(name): _number(name, number) for name, number in columns.items()}
+        repeated = sorted(set(columns) & set(taken))
+        if repeated:
+            raise ValueError(f"columns must be new, got {repeated}, which another measurement has")
+    except Exception as error:
+        if measurement.built_in:
+            raise
+        measured.failures.append(_failure(measurement, where, error))
+        return None
+    return columns
+
+
+def _number(name: str, value: Any) -> Any:
+    """A value that a table can hold."""
+    if isinstance(value, (bool, int, float, str)):
+        return value
+    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
+        return value.item()
+    raise ValueError(f"{name} must be one number, got {type(value).__name__}")
+
+
+def _failure(measurement: Measurement, where: str, error: Exception) -> str:
+    at = f" at {where}" if where else ""
+    return f"metric {measurement.name!r} failed{at} with {type(error).__name__}: {error}"
+
+
+def _identity(
+    layer: LayerStatistics, layers: list[LayerStatistics], settings: Settings, several: bool
+) -> dict[str, Any]:
     return {
         "model_key": settings.model_key,
         "model_label": settings.model_label,
         "layer": layer.layer,
+        **({"site": layer.site} if several else {}),
         "num_layers": len(layers),
         "layer_norm_depth": layer.layer / max(1, *(other.layer for other in layers)),
-        "tokens_observed": covariance.count,
-        "hidden_dim": covariance.dim,
     }
 
 
-def _spectrum_columns(
-    shape: Spectrum, mean: Float64Array, vectors: Float64Array, rows: Float64Array, settings: Settings
-) -> dict[str, Any]:
-    columns: dict[str, Any] = dict(shape.metrics)
-    if is_peer(settings.compat):
-        return columns
-    columns["rank"] = shape.rank
-    columns["d_pr_debiased"] = shape.d_pr_debiased
-    columns["near_rank_one"] = shape.near_rank_one
-    if len(rows) >= 2 and shape.status != "zero":
-        columns |= spectral_standard_errors(
-            rows, mean, shape.eigenvalues, vectors, count=int(shape.count or 0)
-        )
-    return columns
-
-
-def _evidence(layer: LayerStatistics, shape: Spectrum | None, sampled: int) -> dict[str, Any]:
+def _evidence(readings: Readings, failed: list[str]) -> dict[str, Any]:
     """Size of the vectors, what was left out, and whether the row can be trusted."""
-    covariance = layer.covariance
-    assert covariance is not None
-    columns: dict[str, Any] = {"sampled_tokens": sampled, "nonfinite_tokens": covariance.nonfinite}
-    if covariance.count < 2:
-        return {**columns, "status": f"too few rows: {covariance.count} finite", "note": ""}
+    columns: dict[str, Any] = {"sampled_tokens": len(readings.sample)}
+    covariance = readings.statistics.covariance
+    problem = f"failed: {', '.join(failed)}" if failed else ""
+    left_out = columns["nonfinite_tokens"] = readings.statistics.nonfinite
+    if readings.count < 2:
+        return {**columns, "status": f"too few rows: {readings.count} finite", "note": ""}
+    columns |= {} if covariance is None else _sizes(covariance)
+    shape = readings.spectrum if OF_COVARIANCE & needs(readings.settings.metrics) else None
+    status = shape.status if shape else "ok"
+    if left_out:
+        status = f"{left_out} tokens with NaN or infinity left out"
+    return {**columns, "status": problem or status, "note": "; ".join(shape.warnings) if shape else ""}
+
+
+def _sizes(covariance: Covariance) -> dict[str, float]:
     mean = covariance.mean
     total = float(covariance.variance(ddof=0).sum())
-    columns["norm_of_mean"] = float(np.linalg.norm(mean))
-    columns["rms_norm"] = float(np.sqrt(total + mean @ mean))
-    columns["covariance_error"] = float(np.sum(covariance.error_bound() ** 2) / total) if total else 0.0
-    columns["status"] = shape.status if shape else "ok"
-    if covariance.nonfinite:
-        columns["status"] = f"{covariance.nonfinite} tokens with NaN or infinity left out"
-    columns["note"] = "; ".join(shape.warnings) if shape else ""
-    return columns
+    error = float(np.sum(covariance.error_bound() ** 2)) / total if total else 0.0
+    return {
+        "norm_of_mean": float(np.linalg.norm(mean)),
+        "rms_norm": math.sqrt(total + float(mean @ mean)),
+        "covariance_error": error,
+    }
 
 
-def _novelty(before: LayerView, view: LayerView, sample: PairedRows, settings: Settings) -> dict[str, Any]:
-    both = sample.finite.get(before.layer, np.empty(0, bool)) & sample.finite.get(
-        view.layer, np.empty(0, bool)
-    )
-    pair = [
-        replace(side, sample=sample.rows[side.layer][both]) if side.layer in sample.rows else side
-        for side in (before, view)
-    ]
-    return novelty_row(
-        pair[0],
-        pair[1],
-        model_key=settings.model_key,
-        model_label=settings.model_label,
-        novelty_k=settings.novelty_k,
-        compat=settings.compat,
-    )
+def removed_tokens(collector: Collector, settings: Settings) -> pd.DataFrame:
+    """What a token policy left out: a row per layer and reason."""
+    rows = []
+    several = len({layer.hook_point for layer in collector.layers.values()}) > 1
+    for layer in collector.layers.values():
+        if layer.width is None or layer.covariance is None:
+            continue
+        for row in layer.removed.table(layer.covariance):
+            labels = {"model_key": settings.model_key, "model_label": settings.model_label}
+            site = {"site": layer.site} if several else {}
+            rows.append({**labels, "layer": layer.layer, **site, **row})
+    table: pd.DataFrame = pd.DataFrame(rows)
+    return table
 
 
-def _record_sample(measured: Measured, sample: PairedRows) -> None:
+def _record_sample(measured: Measured, collector: Collector, sample: Any) -> None:
     if not sample.rows:
         return
     measured.arrays["sample.index"] = sample.index
     measured.arrays["sample.token_ids"] = sample.tokens.token_ids
     measured.arrays["sample.sequence_ids"] = sample.tokens.sequence_ids
     measured.arrays["sample.positions"] = sample.tokens.positions
-    for layer, rows in sample.rows.items():
-        measured.arrays[f"sample.layer_{layer:02d}"] = rows
+    for site, rows in sample.rows.items():
+        measured.arrays[f"sample.{collector.layers[site].name}"] = rows
+    if collector.sequences is not None:
+        order = collector.sequences.order()
+        measured.arrays["pooled.sequence_ids"] = collector.sequences.ids[order]
+        measured.arrays["pooled.counts"] = collector.sequences.counts[order]

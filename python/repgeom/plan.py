@@ -74,15 +74,27 @@ class Plan:
         return "\n".join(line for line in lines if line)
 
 
-def memory_needed(widths: Sequence[int], sample_limit: int, positions: int) -> dict[str, int]:
-    """Bytes that the statistics, the sample, one packed batch and the eigenproblem of one layer take."""
+def memory_needed(
+    widths: Sequence[int], sample_limit: int, positions: int, *, pooled: int = 0, waiting: bool = False
+) -> dict[str, int]:
+    """Bytes that the statistics, the sample, one packed batch and the eigenproblem of one layer take.
+
+    Args:
+        widths: Of the sites.
+        sample_limit: Sampled tokens.
+        positions: Positions of the largest batch.
+        pooled: Pooled vectors per site.
+        waiting: Whether all sites of a batch wait for its end, because norms decide which tokens count.
+    """
     widest = max(widths, default=0)
-    return {
+    needed = {
         "statistics": sum(width * (width + 1) // 2 * BYTES["float64"] for width in widths),
         "sample": sum(widths) * sample_limit * BYTES["float32"],
-        "one batch": positions * widest * BYTES["float32"],
+        "pooled": sum(widths) * pooled * BYTES["float64"],
+        "one batch": positions * (sum(widths) if waiting else widest) * BYTES["float32"],
         "eigenproblem": 4 * widest * widest * BYTES["float64"],
     }
+    return {name: size for name, size in needed.items() if name != "pooled" or size}
 
 
 def eigenproblem_seconds(widths: Sequence[int]) -> float:

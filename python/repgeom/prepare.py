@@ -4,26 +4,24 @@ first."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
-from repgeom.artifact import check_writable
-from repgeom.checks import check_integer, is_peer
+from repgeom.checks import is_peer
 from repgeom.collect import Collector
-from repgeom.measurand import Measurand, find_measurand
+from repgeom.measurand import Measurand, find_measurand, parse_hook_points
 from repgeom.metadata import describe_model, model_key
-from repgeom.metrics import Settings, parse_diagnostics, parse_metrics
+from repgeom.metrics import ROUTER, needs, parse_diagnostics, parse_metrics
+from repgeom.pooling import SequenceSample, parse_pooling
 from repgeom.probe import accepts
-from repgeom.results import SAVE_MODES, default_folder
+from repgeom.readings import Settings
+from repgeom.registry import OF_COVARIANCE
+from repgeom.request import Request
+from repgeom.results import save_target
+from repgeom.routed import RouterCounts
 from repgeom.sampling import TokenSample
-from repgeom.source import Source, open_source
-from repgeom.tokens import TokenPolicy
+from repgeom.source import Peekable, Source, open_source
 
 
 @dataclass(frozen=True)
@@ -40,109 +38,99 @@ class Run:
     overwrite: bool
     metadata: dict[str, Any]
 
+    @property
+    def pooled_limit(self) -> int:
+        """Sequences that are pooled at most."""
+        sequences = self.collector.sequences
+        return 0 if sequences is None else sequences.sample.limit
 
-def prepare(
-    model_name: str | nn.Module | None,
-    dataloader: Iterable[Any] | None,
-    *,
-    model: nn.Module | None = None,
-    tokenizer: Any = None,
-    text: str | Path | Sequence[str] | None = None,
-    max_tokens: int | None = 100_000,
-    max_length: int = 512,
-    batch_size: int = 8,
-    layers: str | int | Sequence[int] = "all",
-    hook_point: str = "residual_input",
-    metrics: str | Sequence[str] | None = "default",
-    diagnostics: str | Sequence[str] | None = None,
-    sample_limit: int = 512,
-    novelty_k: int = 32,
-    save_mode: str | None = None,
-    save_dir: str | PathLike[str] | None = None,
-    overwrite: bool = False,
-    device: str | torch.device | None = None,
-    dtype: str | torch.dtype = "auto",
-    device_map: Any = None,
-    model_kwargs: Mapping[str, Any] | None = None,
-    trust_remote_code: bool = False,
-    token_policy: TokenPolicy | None = None,
-    compat: str | None = None,
-    seed: int = 0,
-    threads: int | None = None,
-    run_name: str | None = None,
-    tokenizer_name: str | None = None,
-    dataset_name: str | None = None,
-    run_metadata: Mapping[str, Any] | None = None,
-) -> Run:
+
+def prepare(request: Request) -> Run:
     """Checks everything that can be checked before the model runs, cheapest first."""
-    families, wanted = parse_metrics(metrics), parse_diagnostics(diagnostics)
-    peer = is_peer(compat)
-    check_integer("sample_limit", sample_limit, 0)
-    check_integer("novelty_k", novelty_k, 0)
-    check_integer("seed", seed, 0)
-    if seed >= 2**64:
-        raise ValueError(f"seed must be below 2**64, got {seed}")
-    if threads is not None:
-        check_integer("threads", threads, 1)
-    mode = _save_mode(save_mode, save_dir)
-    target = check_writable(Path(save_dir or default_folder(run_name)), overwrite) if mode else None
-    policy = token_policy or TokenPolicy()
+    families, wanted = parse_metrics(request.metrics), parse_diagnostics(request.diagnostics)
+    parse_hook_points(request.hook_point)
+    mode, target = save_target(request.save_mode, request.save_dir, request.run_name, request.overwrite)
+    names = tuple(dict.fromkeys((*families, *wanted)))
+    poolings = _poolings(request, names)
     started = time.perf_counter()
-    measurand = find_measurand(
-        model_name,
-        model=model,
-        tokenizer=tokenizer,
-        layers=layers,
-        hook_point=hook_point,
-        device=device,
-        dtype=dtype,
-        device_map=device_map,
-        model_kwargs=model_kwargs,
-        trust_remote_code=trust_remote_code,
-    )
-    source = open_source(
-        measurand,
-        dataloader,
-        text=text,
-        max_tokens=max_tokens,
-        max_length=max_length,
-        batch_size=batch_size,
-        policy=policy,
-        name=dataset_name,
-    )
-    measurand = measurand.with_batch(source.peek)
-    collector = Collector(measurand.statistics(), TokenSample(sample_limit, seed=seed, first=peer), threads)
+    measurand = find_measurand(request)
+    data = None if request.dataloader is None else Peekable(request.dataloader)
+    measurand = measurand.probed(None if data is None else data.peek)
+    source = open_source(measurand, data, request)
+    collector = _collector(request, measurand, names, poolings)
+    collector.routing = _routing(request, measurand, families)
     collector.seconds["load"] = time.perf_counter() - started
-    settings = Settings(model_key(measurand.label), measurand.label, families, wanted, novelty_k, compat)
+    label = measurand.label
+    settings = Settings(model_key(label), label, names, request.novelty_k, request.compat)
     metadata = {
-        "model_id": measurand.label,
-        "max_tokens": max_tokens,
-        "hook_point": hook_point,
-        "sample_limit": sample_limit,
-        "novelty_k": novelty_k,
+        "model_id": label,
+        "max_tokens": request.max_tokens,
+        "hook_point": ",".join(measurand.hook_points),
+        "tower": measurand.anatomy.tower if measurand.anatomy else None,
+        "sample_limit": request.sample_limit,
+        "novelty_k": request.novelty_k,
+        "pool": list(poolings),
+        "hook_targets": measurand.targets,
+        "num_blocks": measurand.num_blocks,
         "metrics": sorted(families),
         "diagnostics": sorted(wanted),
         "save_mode": mode,
-        "run_name": run_name,
-        "tokenizer": tokenizer_name or getattr(measurand.tokenizer, "name_or_path", None),
+        "run_name": request.run_name,
+        "tokenizer": request.tokenizer_name or getattr(measurand.tokenizer, "name_or_path", None),
         "dataset": source.name,
         "dataset_sha256": source.sha256,
-        "token_policy": policy.to_dict(),
+        "token_policy": request.policy.to_dict(),
         "max_length": source.plan.max_length if source.plan else None,
-        "batch_size": batch_size if source.plan else None,
-        "compat": compat,
-        "seed": seed,
-        **({} if run_metadata is None else {"run_metadata": dict(run_metadata)}),
+        "batch_size": request.batch_size if source.plan else None,
+        "batching": source.plan.batching if source.plan else None,
+        "bits_per_byte_ratio": source.plan.bits_per_byte_ratio if source.plan else None,
+        "compat": request.compat,
+        "seed": request.seed,
+        **({} if request.run_metadata is None else {"run_metadata": dict(request.run_metadata)}),
         **describe_model(measurand.model),
     }
     forward = {"use_cache": False} if accepts(measurand.model, "use_cache") else {}
-    return Run(measurand, source, collector, settings, forward, mode, target, overwrite, metadata)
+    return Run(measurand, source, collector, settings, forward, mode, target, request.overwrite, metadata)
 
 
-def _save_mode(save_mode: str | None, save_dir: str | PathLike[str] | None) -> str | None:
-    if save_mode is not None and not isinstance(save_mode, str):
-        raise ValueError(f"save_mode must be one of {SAVE_MODES}, got {save_mode!r}")
-    mode = save_mode.lower() if save_mode is not None else ("bundle" if save_dir is not None else None)
-    if mode is not None and mode not in SAVE_MODES:
-        raise ValueError(f"save_mode must be one of {SAVE_MODES}, got {save_mode!r}")
-    return mode
+def _poolings(request: Request, names: tuple[str, ...]) -> tuple[str, ...]:
+    poolings = parse_pooling(request.pool)
+    if "pooled" in needs(names) and not poolings:
+        raise ValueError("metrics that read pooled vectors need pool=, such as pool='last', got none")
+    return poolings
+
+
+def _routing(request: Request, measurand: Measurand, families: tuple[str, ...]) -> RouterCounts | None:
+    """What counts the choices of routers, if there are any and nobody said no.
+
+    Raises:
+        ValueError: They were asked for and there are none.
+    """
+    demanded = request.output_router_logits is True or ROUTER in families
+    if request.output_router_logits is False and not demanded:
+        return None
+    routers = measurand.find_routers()
+    if demanded and not routers:
+        raise ValueError(
+            f"router statistics need a mixture of experts, and no router was found in the measured blocks of "
+            f"{measurand.label}"
+        )
+    return RouterCounts(routers) if routers else None
+
+
+def _collector(
+    request: Request, measurand: Measurand, names: tuple[str, ...], poolings: tuple[str, ...]
+) -> Collector:
+    peer, policy = is_peer(request.compat), request.policy
+    # What a policy leaves out is reported as a share of the variance.
+    selects = policy.to_dict() != type(policy)().to_dict()
+    sequences = SequenceSample(TokenSample(request.sequence_limit, seed=request.seed)) if poolings else None
+    return Collector(
+        measurand.statistics(),
+        TokenSample(request.sample_limit, seed=request.seed, first=peer),
+        request.threads,
+        moments=selects or bool(OF_COVARIANCE & needs(names)),
+        high_norm=policy.high_norm,
+        sequences=sequences,
+        poolings=poolings,
+    )

@@ -105,6 +105,25 @@ def default_folder(run_name: object) -> Path:
     return Path(name or "repgeom-run")
 
 
+def save_target(
+    save_mode: str | None, save_dir: str | os.PathLike[str] | None, run_name: str | None, overwrite: bool
+) -> tuple[str | None, Path | None]:
+    """How and where a run that was asked for with these options is saved; (None, None) if it is not.
+
+    Raises:
+        ValueError: A mode that does not exist, or a place that cannot be written.
+        FileExistsError: The folder holds another run.
+    """
+    if save_mode is not None and not isinstance(save_mode, str):
+        raise ValueError(f"save_mode must be one of {SAVE_MODES}, got {save_mode!r}")
+    mode = save_mode.lower() if save_mode is not None else ("bundle" if save_dir is not None else None)
+    if mode is None:
+        return None, None
+    if mode not in SAVE_MODES:
+        raise ValueError(f"save_mode must be one of {SAVE_MODES}, got {save_mode!r}")
+    return mode, artifact.check_writable(Path(save_dir or default_folder(run_name)), overwrite)
+
+
 def load_results(folder: str | os.PathLike[str]) -> AnalysisResults:
     """Read back what :meth:`AnalysisResults.save` wrote: equal values, equal dtypes.
 

@@ -1,7 +1,8 @@
 """A seeded sample of tokens, the same ones in every layer.
 
-Token t of the stream gets 64 random bits from (seed, t) alone, and the sample is the tokens with the smallest
-bits: a uniform sample without replacement that does not depend on how the stream is cut into batches.
+A token gets 64 random bits from the seed and its place in the data alone, and the sample is the tokens with
+the smallest bits: a uniform sample without replacement that does not depend on how the data are cut into
+batches.
 """
 
 from __future__ import annotations
@@ -14,6 +15,28 @@ import numpy.typing as npt
 from repgeom import _core
 
 IntArray = npt.NDArray[np.int64]
+BitArray = npt.NDArray[np.uint64]
+
+
+def place_bits(seed: int, sequence_ids: IntArray, positions: IntArray) -> BitArray:
+    """The random bits of tokens that are known by sequence and position, uint64 ``[n]``.
+
+    They do not depend on the order in which sequences come, nor on which other tokens count.
+    """
+    bits = np.empty(len(positions), np.uint64)
+    starts = np.flatnonzero(np.diff(sequence_ids, prepend=sequence_ids[:1] - 1))
+    for start, end in zip(starts, np.append(starts, len(positions))[1:], strict=True):
+        places = positions[start:end]
+        low, high = int(places.min()), int(places.max())
+        # Counter 0 of every stream is kept for the sequence itself.
+        row = _core.random_bits(seed, 1 + int(sequence_ids[start]), low + 1, high - low + 1)
+        bits[start:end] = row[places - low]
+    return bits
+
+
+def sequence_bits(seed: int, sequence_ids: IntArray) -> BitArray:
+    """The random bits of sequences, uint64 ``[n]``."""
+    return np.array([_core.random_bits(seed, 1 + int(i), 0, 1)[0] for i in sequence_ids], np.uint64)
 
 
 @dataclass(frozen=True)
@@ -49,10 +72,18 @@ class TokenSample:
     def __len__(self) -> int:
         return len(self.index)
 
-    def draw(self, n_tokens: int) -> Draw:
-        """Advances the stream by ``n_tokens`` and says which of them enter the sample."""
+    def draw(self, n_tokens: int, bits: BitArray | None = None) -> Draw:
+        """Advances the stream by ``n_tokens`` and says which of them enter the sample.
+
+        Args:
+            n_tokens: Tokens that come next.
+            bits: uint64 ``[n_tokens]``, their random bits; default: those of their number in the stream.
+        """
         index = np.arange(self.seen, self.seen + n_tokens, dtype=np.int64)
-        keys = index.astype(np.uint64) if self.first else _core.random_bits(self.seed, 0, self.seen, n_tokens)
+        if self.first:
+            keys = index.astype(np.uint64)
+        else:
+            keys = _core.random_bits(self.seed, 0, self.seen, n_tokens) if bits is None else bits
         self.seen += n_tokens
         held = len(self.index)
         # Ties of 64 random bits go to the earlier token.

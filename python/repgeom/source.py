@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from repgeom.dataloaders import forward_signature, iter_dataloader
+from repgeom.dataloaders import check_dataloader, forward_signature, iter_dataloader
 from repgeom.demo import CORPUS_NAME
+from repgeom.documents import demo_text, read_text
+from repgeom.equal_lengths import split_by_length
 from repgeom.measurand import Measurand
+from repgeom.padding import PaddingCheck, check_padding, takes_mask
 from repgeom.probe import config_values, input_embedding
-from repgeom.text import TextPlan, demo_text, plan_text, read_text
+from repgeom.request import Request
+from repgeom.text import TextPlan, plan_text
 from repgeom.tokens import TokenBatch, TokenPolicy
 
 
@@ -26,12 +31,14 @@ class Source:
         sha256: Hash of the text; None for a dataloader.
         plan: The layout of text; None for a dataloader.
         limit: Tokens that a dataloader is read up to; None: all.
+        padding: What the padding test of the model found, once it was needed.
     """
 
     name: str
     sha256: str | None
     plan: TextPlan | None
     limit: int | None
+    padding: Padding
     _batches: Iterator[TokenBatch]
     _first: TokenBatch | None = None
 
@@ -75,54 +82,146 @@ class Source:
         return 0 if first is None else first.n_tokens + first.n_padding
 
 
-def open_source(
-    measurand: Measurand,
-    dataloader: Iterable[Any] | None,
-    *,
-    text: str | Path | Sequence[str] | None,
-    max_tokens: int | None,
-    max_length: int,
-    batch_size: int,
-    policy: TokenPolicy,
-    name: str | None,
-) -> Source:
+class Peekable:
+    """An iterable of raw batches whose first one can be looked at without being lost."""
+
+    def __init__(self, batches: Iterable[Any]) -> None:
+        check_dataloader(batches)
+        self._batches = iter(batches)
+        self._first: list[Any] = []
+
+    def peek(self) -> Any:
+        """The first batch, or None if there is none."""
+        if not self._first:
+            self._first = list(islice(self._batches, 1))
+        return self._first[0] if self._first else None
+
+    def __iter__(self) -> Iterator[Any]:
+        first, self._first = self._first, []
+        return chain(first, self._batches)
+
+
+def open_source(measurand: Measurand, data: Peekable | None, request: Request) -> Source:
     """The source that was asked for; the demo corpus if none was.
 
     Raises:
         ValueError: Both text and a dataloader, text without a tokenizer, or what those refuse.
     """
-    embedding = input_embedding(measurand.model)
-    vocabulary = getattr(embedding, "num_embeddings", None)
-    if dataloader is not None:
-        if text is not None:
+    vocabulary = _vocabulary(measurand)
+    padding = Padding(measurand)
+    if request.policy.duplicates == "drop":
+        padding.require_causal()
+    if data is not None:
+        if request.text is not None:
             raise ValueError("give either text or a dataloader, got both")
+        if request.batching != "order":
+            raise ValueError(f"batching is for text, batches are taken as they are; got {request.batching!r}")
         batches = iter_dataloader(
-            dataloader,
-            policy=policy,
-            max_tokens=max_tokens,
+            data,
+            policy=request.policy,
+            max_tokens=request.max_tokens,
             signature=forward_signature(measurand.model),
             vocab_size=vocabulary,
             special_ids=getattr(measurand.tokenizer, "all_special_ids", ()),
+            stream=_stream(measurand),
         )
-        return Source(name or "dataloader", None, None, max_tokens, batches)
+        # Now, as hooks will be listening when a padded batch comes.
+        _ = request.policy.padding == "keep" or padding.ok
+        batches = padding.guarded(batches, request.policy)
+        return Source(request.dataset_name or "dataloader", None, None, request.max_tokens, padding, batches)
     if measurand.tokenizer is None:
         raise ValueError(
             f"text needs a tokenizer, and none came with {measurand.label}: pass one as tokenizer "
             "(--tokenizer), or a dataloader of token ids"
         )
-    documents, known_as = _documents(text)
+    documents, known_as = _documents(request.text)
     plan = plan_text(
         documents,
         measurand.tokenizer,
-        max_tokens=max_tokens,
-        max_length=max_length,
-        batch_size=batch_size,
+        max_tokens=request.max_tokens,
+        max_length=request.max_length,
+        batch_size=request.batch_size,
         model_context=_context(measurand),
         vocab_size=vocabulary,
-        policy=policy,
+        policy=request.policy,
+        batching=request.batching,
     )
+    if plan.n_padding and not padding.ok:
+        plan = replace(plan, equal_lengths=True, batching="bucketed")
     digest = hashlib.sha256("\0".join(documents).encode()).hexdigest()
-    return Source(name or known_as, digest, plan, plan.n_tokens, plan.batches())
+    return Source(request.dataset_name or known_as, digest, plan, plan.n_tokens, padding, padding.guarded(plan.batches(), request.policy))
+
+
+def _vocabulary(measurand: Measurand) -> int | None:
+    """Rows of the embedding that the counted tokens go through."""
+    anatomy, embedding = measurand.anatomy, input_embedding(measurand.model)
+    if anatomy is not None and anatomy.embedding is not None:
+        embedding = anatomy.module(anatomy.embedding)
+    return getattr(embedding, "num_embeddings", None)
+
+
+def _stream(measurand: Measurand) -> Literal["input", "decoder"]:
+    anatomy = measurand.anatomy
+    return "decoder" if anatomy is not None and anatomy.token_input == "decoder_input_ids" else "input"
+
+
+class Padding:
+    """The padding test of a model, run when it is first needed."""
+
+    def __init__(self, measurand: Measurand) -> None:
+        self._measurand = measurand
+        self.check: PaddingCheck | None = None
+
+    def _run(self) -> PaddingCheck | None:
+        anatomy = self._measurand.anatomy
+        if self.check is None and anatomy is not None and anatomy.token_input is not None:
+            self.check = check_padding(self._measurand.model, anatomy)
+        return self.check
+
+    @property
+    def ok(self) -> bool:
+        """Whether padded batches give what sequences give alone; assumed where no tokens are known."""
+        check = self._run()
+        return check is None or check.ok
+
+    def require_causal(self) -> None:
+        """Refuse to count equal prefixes once in a model that looks ahead, or may."""
+        check = self._run()
+        if check is None or not check.causal:
+            change = "unknown" if check is None else f"{check.prefix_error:.1e} relative"
+            raise ValueError(
+                'duplicates="drop" needs a causal model, as equal prefixes are equal activations only there; '
+                f"later tokens change those of {self._measurand.label} (change {change})"
+            )
+
+    def guarded(self, batches: Iterator[TokenBatch], policy: TokenPolicy) -> Iterator[TokenBatch]:
+        """The batches; without positions where no tokens reach what is measured, and without padding where
+        the model is wrong on it."""
+        anatomy = self._measurand.anatomy
+        masked = takes_mask(self._measurand.model)
+        for batch in batches:
+            if not masked and not batch.n_padding:
+                kwargs = {name: value for name, value in batch.kwargs.items() if name != "attention_mask"}
+                batch = replace(batch, kwargs=kwargs)  # noqa: PLW2901
+            if anatomy is not None and anatomy.token_input is None:
+                yield replace(batch, keep=None, real=None, token_ids=None, dropped={}, n_padding=0)
+            elif batch.n_padding and policy.padding == "drop" and not self.ok:
+                assert self.check is not None
+                why = f"{self._measurand.label} is wrong on padded batches ({self.check.reason})"
+                yield from split_by_length(batch, why)
+            else:
+                yield batch
+
+    def to_dict(self) -> dict[str, Any] | None:
+        """What was found, as JSON values; None if nothing was padded."""
+        if self.check is None:
+            return None
+        numbers = {
+            name: value if math.isfinite(value) else None
+            for name in ("right_error", "masked_error", "prefix_error", "tolerance")
+            for value in [getattr(self.check, name)]
+        }
+        return {"ok": self.check.ok, "causal": self.check.causal, "reason": self.check.reason, **numbers}
 
 
 def _documents(text: str | Path | Sequence[str] | None) -> tuple[list[str], str]:

@@ -79,24 +79,30 @@ def _fitting(results: AnalysisResults, width: int) -> list[Column]:
 
 def _title(results: AnalysisResults) -> list[str]:
     metadata = results.metadata
-    model = f"{metadata['model_id']} ({metadata['model_class']})"
-    return [f"{model}, {metadata['hook_point']}, on {metadata['dataset']}"]
+    kind = f" ({metadata['model_class']})" if metadata["model_class"] else ""
+    return [f"{metadata['model_id']}{kind}, {metadata['hook_point']}, on {metadata['dataset']}"]
 
 
 def _table(results: AnalysisResults, columns: list[Column]) -> Table:
     table = Table()
-    for heading in ("layer", *(column.title for column in columns)):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for layer, values in _by_layer(results).items():
-        table.add_row(str(layer), *(_cell(column, values.get(column.name)) for column in columns))
+    place = _place(results)
+    for heading in (place, *(column.title for column in columns)):
+        table.add_column(heading, justify="left" if heading == "site" else "right", no_wrap=True)
+    for where, values in _by_place(results).items():
+        table.add_row(where, *(_cell(column, values.get(column.name)) for column in columns))
     return table
 
 
-def _by_layer(results: AnalysisResults) -> dict[int, dict[str, Any]]:
-    rows: dict[int, dict[str, Any]] = {}
+def _place(results: AnalysisResults) -> str:
+    """The column that tells the rows apart."""
+    return "site" if "site" in results.metrics.columns else "layer"
+
+
+def _by_place(results: AnalysisResults) -> dict[str, dict[str, Any]]:
+    rows: dict[str, dict[str, Any]] = {}
     for frame in (results.metrics, results.novelty):
         for record in frame.to_dict("records"):
-            rows.setdefault(int(record["layer"]), {}).update(
+            rows.setdefault(str(record[_place(results)]), {}).update(
                 {str(key): value for key, value in record.items()}
             )
     return rows
@@ -107,9 +113,10 @@ def _cell(column: Column, value: Any) -> str:
 
 
 def _legend(results: AnalysisResults, columns: list[Column]) -> list[str]:
-    cka = "biased" if results.metadata["compat"] else "debiased"
+    metadata = results.metadata
+    cka = "biased" if metadata["compat"] else "debiased"
     lines = ["; ".join(f"{column.title}: {column.meaning.format(cka=cka)}" for column in columns) + "."]
-    if results.metadata["hook_point"] == "residual_input":
+    if metadata["hook_point"] == "residual_input":
         lines.append(
             "Layer i is what enters block i, layer 0 the embedding; what leaves the last block is "
             "measured with --hook-point residual_output."
@@ -117,7 +124,10 @@ def _legend(results: AnalysisResults, columns: list[Column]) -> list[str]:
     hidden = len(_present(results)) - len(columns)
     if hidden:
         lines.append(f"{hidden} more columns do not fit this terminal; all are in the results.")
-    lines += [f"Diagnostic {name}: in the results." for name in results.diagnostics]
+    others = [f"diagnostic {name}" for name in results.diagnostics]
+    others += ["router statistics"] if len(results.router) else []
+    others += ["pooled sequence vectors"] if metadata.get("pool") else []
+    lines += [f"Also in the results: {', '.join(others)}."] if others else []
     return lines if columns else []
 
 
@@ -129,11 +139,23 @@ def _facts(results: AnalysisResults) -> list[str]:
         f"{metadata['tokens_observed']:,} tokens in {metadata['batches_observed']} batch{plural}; "
         f"{padding:,} padding positions left out."
     ]
+    facts += _removed(results)
     facts += [f"Note: {note}." for note in [*metadata["warnings"], *_remarks(results)]]
     seconds = {name: value for name, value in metadata["seconds"].items() if value >= 0.05}
     parts = ", ".join(f"{name} {value:.1f} s" for name, value in seconds.items())
     facts.append(f"Time: {metadata['runtime_sec']:.1f} s ({parts}).")
     facts.append(f"Results: {results.artifact_dir}" if results.artifact_dir else "Results were not saved.")
+    return facts
+
+
+def _removed(results: AnalysisResults) -> list[str]:
+    """What the token policy left out, and how much of the variance that was."""
+    table = results.diagnostics.get("removed_tokens")
+    facts = []
+    for reason, count in results.metadata.get("tokens_removed", {}).items():
+        shares = [] if table is None else table.loc[table["reason"] == reason, "variance_share"].tolist()
+        carried = f", {min(shares):.1%} to {max(shares):.1%} of a layer's variance" if shares else ""
+        facts.append(f"Left out by the token policy ({reason}): {count:,} tokens{carried}.")
     return facts
 
 
@@ -144,5 +166,5 @@ def _remarks(results: AnalysisResults) -> list[str]:
         status, note = str(record.get("status", "ok")), str(record.get("note") or "")
         if status != "ok" or note:
             remark = f"{status}: {note}" if note and status != "ok" else note or status
-            layers.setdefault(remark, []).append(str(record["layer"]))
-    return [f"layer {', '.join(which)}: {remark}" for remark, which in layers.items()]
+            layers.setdefault(remark, []).append(str(record[_place(results)]))
+    return [f"{_place(results)} {', '.join(which)}: {remark}" for remark, which in layers.items()]

@@ -1,0 +1,150 @@
+"""What measurements can read of one layer; each statistic is made when it is first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from repgeom.arrays import Float64Array
+from repgeom.collect import Collector, LayerStatistics, PairedRows, SampledTokens
+from repgeom.covariance import Covariance
+from repgeom.spectrum import Spectrum, eigenpairs, spectrum
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the measurements need to know beside the statistics."""
+
+    model_key: str
+    model_label: str
+    metrics: tuple[str, ...]
+    novelty_k: int
+    compat: str | None
+
+
+class Readings:
+    """The statistics of one layer by the names of :data:`repgeom.registry.STATISTICS`.
+
+    Args:
+        layer: What was kept of the layer.
+        collector: The rest of the run's statistics.
+        sample: The paired sample.
+        settings: Of the run.
+    """
+
+    def __init__(
+        self, layer: LayerStatistics, collector: Collector, sample: PairedRows, settings: Settings
+    ) -> None:
+        self.statistics, self.settings = layer, settings
+        self._collector, self._sample = collector, sample
+
+    @property
+    def layer(self) -> int:
+        """Index of the layer."""
+        return self.statistics.layer
+
+    @property
+    def covariance(self) -> Covariance:
+        """Of all tokens that count."""
+        covariance = self.statistics.covariance
+        if covariance is None:
+            raise ValueError(f"{self.statistics.site}: no covariance was collected")
+        return covariance
+
+    @property
+    def count(self) -> int:
+        """Tokens that count and are finite."""
+        covariance = self.statistics.covariance
+        return (
+            self._collector.n_tokens - self.statistics.nonfinite if covariance is None else covariance.count
+        )
+
+    @property
+    def mean(self) -> Float64Array:
+        """``[d]``."""
+        return self.covariance.mean
+
+    @cached_property
+    def _eigenpairs(self) -> tuple[Float64Array, Float64Array]:
+        return eigenpairs(self.covariance)
+
+    @property
+    def eigenvalues(self) -> Float64Array:
+        """``[d]``, descending."""
+        return self.spectrum.eigenvalues
+
+    @property
+    def eigenvectors(self) -> Float64Array:
+        """``[d, d]``, columns in the order of the eigenvalues."""
+        return self._eigenpairs[1]
+
+    @cached_property
+    def leading(self) -> Float64Array:
+        """``[d, k]``, the first ``novelty_k`` eigenvectors; none where there is no covariance."""
+        if self.count < 2 or self.statistics.covariance is None:
+            return np.empty((self.statistics.width or 0, 0))
+        return np.ascontiguousarray(self.eigenvectors[:, : self.settings.novelty_k])
+
+    @cached_property
+    def spectrum(self) -> Spectrum:
+        """Of the covariance."""
+        return spectrum(
+            self._eigenpairs[0],
+            count=self.covariance.count,
+            resolution=self.covariance.resolution,
+            compat=self.settings.compat,
+        )
+
+    @property
+    def rank(self) -> int:
+        """Numerical rank of the covariance; 0 where there is none."""
+        return self.spectrum.rank if self.count >= 2 else 0
+
+    @property
+    def finite(self) -> npt.NDArray[np.bool_]:
+        """bool ``[m]``, the sampled rows without NaN or infinity."""
+        return self._sample.finite.get(self.statistics.site, np.empty(0, np.bool_))
+
+    def sampled(self, where: npt.NDArray[np.bool_]) -> Float64Array:
+        """Some of the sampled rows."""
+        rows = self._sample.rows.get(self.statistics.site)
+        return np.empty((0, self.statistics.width or 0)) if rows is None else rows[where]
+
+    @cached_property
+    def sample(self) -> Float64Array:
+        """``[m, d]``, the sampled rows that are finite."""
+        return self.sampled(self.finite)
+
+    @property
+    def tokens(self) -> SampledTokens:
+        """Of the rows of :attr:`sample`."""
+        return self._sample.tokens.at(np.flatnonzero(self.finite))
+
+    @cached_property
+    def pooled(self) -> Mapping[str, npt.NDArray[Any]]:
+        """``[s, d]`` by pooling."""
+        if self.statistics.pooled is None or self._collector.sequences is None:
+            return {}
+        return self.statistics.pooled.read(self._collector.sequences)
+
+    def release(self) -> None:
+        """Gives back the memory of all eigenvectors but the leading ones."""
+        if "_eigenpairs" in self.__dict__:
+            _ = self.leading, self.spectrum
+            del self.__dict__["_eigenpairs"]
+
+
+def paired(left: Readings, right: Readings, need: str) -> tuple[Any, Any]:
+    """A statistic of two layers; sampled tokens are those that are finite in both."""
+    if need not in ("sample", "tokens"):
+        return getattr(left, need), getattr(right, need)
+    both = left.finite & right.finite
+    if need == "sample":
+        return left.sampled(both), right.sampled(both)
+    tokens = left._sample.tokens.at(np.flatnonzero(both))
+    return tokens, tokens
