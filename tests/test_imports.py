@@ -18,11 +18,18 @@ HEAVY = {"torch", "transformers", "pandas"}
 # Every room of the package; a room imports only rooms above it. A folder is one room.
 ORDER = [
     *("_core", "demo", "checks", "arrays", "interrupts", "plan", "artifact"),
-    *("probe", "stacks", "readout", "anatomy", "models", "capture"),
-    *("tokens", "windows", "text", "dataloaders"),
-    *("covariance", "spectrum", "standard_errors", "sample", "similarity", "routing"),
-    *("sampling", "collect", "metrics"),
-    *("frames", "results", "metadata", "measurand", "source", "prepare", "analysis"),
+    # models
+    *("probe", "arguments", "stacks", "readout", "towers", "anatomy", "models"),
+    *("additions", "branches", "sites", "capture", "padding"),
+    # tokens
+    *("tokens", "positions", "documents", "windows", "text", "dataloaders", "equal_lengths"),
+    # statistics and measurements on arrays
+    *("covariance", "device_moments", "spectrum", "standard_errors", "sample", "similarity", "routing"),
+    *("sampling", "rows", "removed", "pooling", "shards", "stored", "vllm"),
+    # one pass over a model or over stored activations
+    *("routers", "routed", "collect", "registry", "readings", "metrics"),
+    *("frames", "results", "metadata", "outcome", "request", "measurand", "source", "prepare"),
+    *("analysis", "stored_analysis", "smoke"),
     *("summary", "cli", "__main__"),
 ]
 RANK = {room: rank for rank, room in enumerate(ORDER)}
@@ -36,9 +43,13 @@ ON_ARRAYS = [
     "sample",
     "similarity",
     "routing",
+    "registry",
     "results",
 ]
-ABOUT_MODELS = {"probe", "stacks", "readout", "anatomy", "models", "capture"}
+ABOUT_MODELS = {
+    *("probe", "arguments", "stacks", "readout", "towers", "anatomy", "models"),
+    *("additions", "branches", "sites", "capture", "padding", "routers", "routed"),
+}
 
 
 def room_of(path: Path) -> str:
