@@ -377,3 +377,22 @@ BLOCKS: dict[tuple[str, str], int] = {
     ("base", "canine"): 1,  # The stack over characters that follows the deep one.
     ("base", "lxmert"): 8,  # Blocks of the language alone, then those with both.
 }
+
+# Decoders of all kinds, an encoder, encoder-decoders, a vision and an image-text model.
+REPRESENTATIVE = [
+    ("causal", "gpt2"),
+    ("causal", "llama"),
+    ("causal", "gemma3_text"),
+    ("causal", "mixtral"),
+    ("causal", "qwen3_moe"),
+    ("causal", "bloom"),
+    ("causal", "opt"),
+    ("causal", "mamba"),
+    ("causal", "rwkv"),
+    ("causal", "falcon_h1"),
+    ("masked", "bert"),
+    ("seq2seq", "t5"),
+    ("seq2seq", "bart"),
+    ("base", "vit"),
+    ("image_text", "qwen2_vl"),
+]

@@ -10,16 +10,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import architecture_data
 import architectures
 import repgeom
 
-# Decoders of all kinds (attention, mixture of experts, state space, linear recurrence, hybrids), encoders,
-# encoder-decoders, and the language side of an image-text model.
 TEXT_MODELS = [
-    *[("causal", name) for name in ("gpt2", "llama", "gemma3_text", "mixtral", "qwen3_moe", "bloom", "opt")],
-    *[("causal", name) for name in ("mamba", "rwkv", "recurrent_gemma", "falcon_h1", "gpt_neox")],
-    *[("masked", "bert"), ("seq2seq", "t5"), ("seq2seq", "bart")],
-    *[("image_text", "qwen2_vl"), ("image_text", "llava")],
+    *[entry for entry in architecture_data.REPRESENTATIVE if entry[0] != "base"],
+    *[("causal", "recurrent_gemma"), ("causal", "gpt_neox"), ("image_text", "llava")],
 ]
 # Right only without padding: convolutions, Fourier transforms and prompts look at positions, not at masks.
 MIXTURES = ("mixtral", "qwen3_moe")

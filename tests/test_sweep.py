@@ -5,33 +5,18 @@ from __future__ import annotations
 import pytest
 import transformers
 
+import architecture_data
 import architectures
 import sweep
+from examination import Outcome, examine
 
-REPRESENTATIVE = [
-    ("causal", "gpt2"),
-    ("causal", "llama"),
-    ("causal", "gemma3_text"),
-    ("causal", "mixtral"),
-    ("causal", "qwen3_moe"),
-    ("causal", "bloom"),
-    ("causal", "opt"),
-    ("causal", "mamba"),
-    ("causal", "rwkv"),
-    ("causal", "falcon_h1"),
-    ("masked", "bert"),
-    ("seq2seq", "t5"),
-    ("seq2seq", "bart"),
-    ("base", "vit"),
-    ("image_text", "qwen2_vl"),
-]
 SHIFTED = {"mamba", "rwkv"}
 COMPLETE = transformers.__version__.startswith(sweep.TRANSFORMERS)
 
 
-@pytest.mark.parametrize(("mapping", "model_type"), REPRESENTATIVE)
+@pytest.mark.parametrize(("mapping", "model_type"), architecture_data.REPRESENTATIVE)
 def test_architecture(mapping, model_type):
-    outcome = sweep.examine(mapping, model_type)
+    outcome = examine(mapping, model_type)
     assert outcome.not_run is None
     assert outcome.crashed is None
     assert outcome.refused is None
@@ -51,8 +36,8 @@ def test_declarations_name_entries():
 
 
 def test_a_missed_minimum_and_a_crash_are_failures():
-    good = sweep.Outcome("causal", "a", blocks=4, expected=4, readout="proven", measured=4)
-    bad = sweep.Outcome("causal", "b", blocks=3, expected=4, crashed="ValueError")
+    good = Outcome("causal", "a", blocks=4, expected=4, readout="proven", measured=4)
+    bad = Outcome("causal", "b", blocks=3, expected=4, crashed="ValueError")
     minima = {"causal": {"run": 2, "blocks": 2}}
     assert sweep.failures([good, good], minima) == []
     assert sweep.failures([good, bad], minima) == [

@@ -156,3 +156,9 @@ def test_blocks_of_several_widths_in_one_container():
     assert found.other_towers == ("layer.0...",)
     assert anatomy(Narrowing(), tower="layer.0").d_model == 8
     assert_linked(found)
+
+
+def test_a_table_of_positions_that_is_given_ids_is_no_embedding():
+    """FSMT's decoder hands the token ids to its position table, too."""
+    model = architectures.build("seq2seq", "fsmt")
+    assert anatomy(model).embedding == "model.decoder.embed_tokens"

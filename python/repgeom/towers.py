@@ -276,11 +276,25 @@ def find_embedding(
             elif same(tokens, ids.T):
                 found.append((call, "SBH"))
 
-    def rank(item: tuple[Call, str]) -> tuple[bool, int, int]:
+    def rank(item: tuple[Call, str]) -> tuple[bool, bool, int, int]:
         call = item[0]
-        return call.module is named, _shared_prefix(call.path, stack.path), -call.start
+        return call.module is named, _looks_up(call), _shared_prefix(call.path, stack.path), -call.start
 
     return max(found, key=rank, default=None)
+
+
+def _looks_up(call: Call) -> bool:
+    """Whether a module returned the rows of its matrix that the ids name, times a constant: a table of positions
+    may be given ids as well."""
+    weight, rows, tokens = getattr(call.module, "weight", None), call.outputs.get(()), call.tokens
+    if weight is None or rows is None or tokens is None or weight.is_meta or weight.dim() != 2:
+        return False
+    if int(tokens.min()) < 0 or int(tokens.max()) >= len(weight):
+        return False
+    named = weight.detach()[tokens.to(weight.device)].double()
+    rows = rows.double()
+    factor = (rows * named).sum() / ((named**2).sum() + 1e-300)
+    return named.shape == rows.shape and relative_error(factor * named, rows) <= 1e-2
 
 
 def _shared_prefix(a: str, b: str) -> int:
