@@ -76,14 +76,21 @@ def test_nothing_seen_is_an_empty_covariance():
     assert DeviceMoments(5, CPU).to_covariance().count == 0
 
 
-def test_full_precision_is_restored():
+def test_lower_precision_that_the_user_allows_does_not_reach_the_products():
+    generator = torch.Generator().manual_seed(3)
+    rows = torch.randn(2000, 16, generator=generator)
+    _, covariance = exact([rows], [None])
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
+    torch.set_float32_matmul_precision("medium")
     try:
-        DeviceMoments(3, CPU).update(torch.randn(10, 3))
-        assert torch.get_float32_matmul_precision() == "high"
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found, _ = both([rows], [None])
+            assert torch.is_autocast_enabled("cpu")
+        assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)
+    bound = found.error_bound()
+    assert (np.abs(found.covariance() - covariance) <= np.outer(bound, bound)).all()
 
 
 def test_no_update_waits_for_the_device():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import cache
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 import architecture_data
 import architectures
 import repgeom
+from repgeom.padding import check_padding
 
 TEXT_MODELS = [
     *[entry for entry in architecture_data.REPRESENTATIVE if entry[0] != "base"],
@@ -195,3 +197,63 @@ def test_images_in_any_batch_size_and_order():
     assert want.metrics["tokens_observed"].nunique() == 1
     for made in (images.split(2), images.split(6), images.flip(0).split(3)):
         assert_same_geometry(run(made), want)
+
+
+@pytest.mark.parametrize("tower", [None, "encoder"])
+def test_both_sides_of_an_encoder_decoder_lose_their_padding(tower, monkeypatch):
+    """What is left where the padding test fails: sequences of one length on each side."""
+    model = built("seq2seq", "t5")
+    passed = check_padding(model, repgeom.anatomy(model, tower=tower))
+    failed = dataclasses.replace(passed, ok=False, reason="as if it were so")
+    long, short = batches(8)[0], batches(8, seed=1)[0]
+    order = torch.tensor([3, 0, 2, 1, 5, 4, 7, 6])
+    pairs = [{**long, **{f"decoder_{name}": value[order] for name, value in short.items()}}]
+    want = repgeom.analyze_model(model=model, dataloader=pairs, tower=tower, progress=False)
+    monkeypatch.setattr("repgeom.source.check_padding", lambda _model, _anatomy: failed)
+    found = repgeom.analyze_model(model=model, dataloader=pairs, tower=tower, progress=False)
+    assert found.metadata["batches_observed"] > 1
+    assert_same_geometry(found, want)
+    assert_same_tokens(found, want)
+
+
+def test_modules_of_models_that_are_wrong_on_padding():
+    model = built("masked", "convbert")
+    point = "module_output:convbert.encoder.layer.1"
+    want, found = (
+        repgeom.analyze_model(model=model, dataloader=made, hook_point=point, progress=False)
+        for made in (alone(), batches(3))
+    )
+    assert_same_geometry(found, want)
+
+
+def test_a_module_that_sees_the_length_first():
+    """XLNet's layers see [seq, batch, d]; five sequences of five do not tell."""
+    model = built("causal", "xlnet")
+    ids = torch.randint(5, 100, (5, 5), generator=torch.Generator().manual_seed(2))
+    mask = torch.ones_like(ids)
+    mask[1, 2:], mask[3, 4:] = 0, 0
+    point = "module_output:transformer.layer.1"
+    batch = {"input_ids": ids, "attention_mask": mask}
+    found = repgeom.analyze_model(model=model, dataloader=[batch], hook_point=point, progress=False)
+    want = repgeom.analyze_model(
+        model=model, dataloader=[batch], hook_point="residual_output", layers="1", progress=False
+    )
+    np.testing.assert_allclose(found.arrays["mean.layer_00"], want.arrays["mean.layer_01"], rtol=1e-5)
+
+
+def test_what_no_tokens_reach_has_no_token_policy():
+    model = built("image_text", "blip-2")
+    batch = architectures.inputs(model, "image_text", "blip-2")
+    options = {"model": model, "dataloader": [batch], "tower": "vision", "progress": False}
+    found = repgeom.analyze_model(**options)
+    assert found.metrics["tokens_observed"].nunique() == 1
+    assert found.metadata["padding_observed"] == 0
+    with pytest.raises(ValueError, match=r"does not apply to .* which no tokens reach, got first"):
+        repgeom.analyze_model(**options, token_policy=repgeom.TokenPolicy(first=1))
+
+
+def test_padded_patches_are_refused():
+    model = built("base", "vit")
+    batch = {"pixel_values": torch.randn(2, 3, 32, 32), "pixel_mask": torch.tensor([[1, 1], [1, 0]])}
+    with pytest.raises(ValueError, match=r"padding cannot be told from data.* got pixel_mask"):
+        repgeom.analyze_model(model=model, dataloader=[batch], progress=False)

@@ -72,3 +72,11 @@ def test_names():
     assert parse_pooling(None) == ()
     with pytest.raises(ValueError, match=r"pool must be among .* got \['median'\]"):
         parse_pooling(["last", "median"])
+
+
+def test_a_sequence_in_two_places_is_refused():
+    sequences = SequenceSample(TokenSample(9))
+    sequences.draw(BatchRows((4,), np.ones(4, bool), sequence_ids=np.array([0, 0, 1, 1])))
+    sequences.draw(BatchRows((2,), np.ones(2, bool), sequence_ids=np.array([1, 2])))
+    with pytest.raises(ValueError, match="stand together"):
+        sequences.draw(BatchRows((2,), np.ones(2, bool), sequence_ids=np.array([2, 0])))

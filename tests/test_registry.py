@@ -35,7 +35,8 @@ def test_a_cell_that_is_run_again_replaces_its_function():
 @pytest.mark.parametrize(
     ("name", "needs", "scope", "message"),
     [
-        ("default", ["sample"], "layer", "identifier other than 'default', got 'default'"),
+        ("default", ["sample"], "layer", "identifier other than default, router, .* got 'default'"),
+        ("router", ["sample"], "layer", "got 'router'"),
         ("a-b", ["sample"], "layer", "got 'a-b'"),
         ("m", [], "layer", r"needs must be a list of some of .* got \[\]"),
         ("m", "sample", "layer", "got 'sample'"),

@@ -141,3 +141,36 @@ def test_names_that_end_in_no_number_are_kept(layers):
 def test_bad_input_is_one_sentence(activations, options, message):
     with pytest.raises(ValueError, match=message):
         analyze(activations, **options)
+
+
+def test_the_sample_does_not_depend_on_how_much_is_read_where_some_places_are_unknown(layers):
+    rows = layers[0].reshape(-1, layers[0].shape[-1])
+    ids = np.repeat(np.arange(6), 10)
+    ids[17:23] = -1
+    places = {"sequence_ids": ids, "positions": np.tile(np.arange(10), 6)}
+    runs = [
+        analyze({0: rows}, sample_limit=20, batch_tokens=size, **places).arrays["sample.index"]
+        for size in (7, 60)
+    ]
+    assert sorted(runs[0].tolist()) == sorted(runs[1].tolist())
+
+
+def test_layers_are_compared_in_their_order(layers):
+    found = analyze({2: layers[2], 0: layers[0], 1: layers[1]})
+    assert found.metrics["layer"].tolist() == [0, 1, 2]
+    assert found.novelty["transition"].tolist() == ["0->1", "1->2"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sequence_limit": 0, "pool": "last"}, "sequence_limit must be"),
+        ({"seed": -1}, "seed must be"),
+        ({"sample_limit": 2.5}, "sample_limit must be"),
+        ({"threads": 0}, "threads must be"),
+        ({"compat": "other"}, "compat must be"),
+    ],
+)
+def test_options_have_the_rules_of_any_run(layers, options, message):
+    with pytest.raises(ValueError, match=message):
+        analyze(layers, **options)

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from repgeom.demo import MODEL_DIR, corpus
-from repgeom.text import TextPlan, demo_text, plan_text, read_text
+from repgeom.documents import demo_text, read_text
+from repgeom.text import TextPlan, plan_text
 from repgeom.tokens import TokenBatch, TokenPolicy
 from token_batches import DROP_SPECIAL, KEEP_PADDING, POLICIES, kept, stream
 

@@ -276,3 +276,18 @@ def test_the_default_policy_has_no_reasons() -> None:
     assert Marker(TokenPolicy()).reasons == ()
     everything = TokenPolicy(special_tokens="drop", first=1, labels="require", duplicates="drop")
     assert Marker(everything).reasons == REASONS
+
+
+def test_a_spectrogram_of_the_tokens_shape_is_no_row_of_tokens():
+    spectrogram = torch.randn(2, 4, 9)
+    boxes = torch.arange(2 * 4 * 4).reshape(2, 4, 4)
+    batch = {
+        "input_ids": torch.tensor([[0, 0, 5, 6], [7, 8, 9, 3]]),
+        "attention_mask": torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]]),
+        "input_features": spectrogram,
+        "bbox": boxes,
+    }
+    packed = pack_right(batch)
+    assert packed["input_ids"].tolist() == [[5, 6, 0, 0], [7, 8, 9, 3]]
+    assert packed["input_features"] is spectrogram
+    assert packed["bbox"][0].tolist() == boxes[0][[2, 3, 0, 1]].tolist()

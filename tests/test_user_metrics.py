@@ -146,3 +146,31 @@ def test_the_command_line_loads_a_file(tmp_path, monkeypatch):
     outcome = CliRunner().invoke(app, ["run", "--load", "missing.py", "--no-progress"])
     assert outcome.exit_code == 1
     assert "missing.py" in outcome.output
+
+
+@pytest.mark.parametrize("name", ["rms_norm", "status", "d_pr"])
+def test_a_column_that_a_row_has_already(name):
+    @repgeom.metric("mine", needs=["count"])
+    def mine(count):
+        return {name: -count}
+
+    with pytest.warns(RuntimeWarning, match=f"columns must be new, got .'{name}'"):
+        found = analyze(metrics="default,mine")
+    assert (found.metrics["status"] == "failed: mine").all()
+    assert (found.metrics["rms_norm"] > 0).all()
+
+
+@pytest.mark.parametrize("need", ["sample", "leading", "eigenvectors", "eigenvalues"])
+def test_statistics_cannot_be_changed(need):
+    @repgeom.metric("rude", needs=[need])
+    def rude(**statistics):
+        array = statistics[need]
+        array -= 5
+        return 0
+
+    want = analyze(diagnostics="normalization_ablation")
+    with pytest.warns(RuntimeWarning, match="metric 'rude' failed .* read-only"):
+        found = analyze(metrics="default,rude", diagnostics="normalization_ablation")
+    assert found.diagnostics["normalization_ablation"].equals(want.diagnostics["normalization_ablation"])
+    for key, values in want.arrays.items():
+        assert np.array_equal(found.arrays[key], values), key

@@ -282,12 +282,12 @@ def _run_batch(activations: Activations, run: Run, batch: TokenBatch, device: to
     batch = batch.to(device)
     try:
         activations.run(*batch.args, **{**batch.kwargs, **run.forward})
-        collector.end()
     except IndexError as error:
         length = 0 if batch.token_ids is None else batch.token_ids.shape[1]
         raise ValueError(
             f"the model failed on a batch of sequences of {length} tokens ({error}): "
             "is that more than it has positions?"
         ) from error
+    collector.end()
     inside = collector.seconds["covariance"] + collector.seconds["sample"] - before
     collector.seconds["forward"] += time.perf_counter() - start - inside

@@ -244,10 +244,23 @@ def _noise(model: nn.Module, *shape: int) -> Tensor:
     return noise.to(input_device(model), dtype)
 
 
+def _two_rows(arguments: Arguments) -> Arguments:
+    """The first 2 rows of every tensor, if all of them have as many rows."""
+    args, kwargs = arguments
+    tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.dim()]
+    if len({len(value) for value in tensors}) != 1:
+        return arguments
+
+    def cut(value: Any) -> Any:
+        return value[:PROBE_ROWS] if isinstance(value, Tensor) and value.dim() else value
+
+    return tuple(map(cut, args)), {name: cut(value) for name, value in kwargs.items()}
+
+
 def cropped(arguments: Arguments) -> Arguments:
     """At most 2 rows and 7 tokens (5 of a decoder), taken where the attention mask is set.
 
-    A batch with anything but rows of tokens (pixels, packed images) is left whole.
+    Of a batch without tokens the first 2 rows; one with tokens and images (they may be packed) stays whole.
     """
     args, kwargs = arguments
     ids = token_inputs(arguments)
@@ -257,7 +270,9 @@ def cropped(arguments: Arguments) -> Arguments:
         for name, value in (*(("", value) for value in args), *kwargs.items())
         if isinstance(value, Tensor) and value.shape[:2] not in shapes and name != "labels"
     ]
-    if not ids or others:
+    if not ids:
+        return _two_rows(arguments)
+    if others:
         return arguments
 
     def cut(name: str, value: Any) -> Any:

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from repgeom.additions import Added, Stage, find_stages
 from repgeom.anatomy import Block, ModelAnatomy, batch_first
@@ -288,11 +289,11 @@ def _inputs_replaced(model: nn.Module, tensors: dict[tuple[str, int], tuple[Key,
         changed = _replaced({"args": args, "kwargs": kwargs}, key, tensor)
         return changed["args"], changed["kwargs"]
 
-    handles = [
-        model.get_submodule(path).register_forward_pre_hook(partial(replace, path), with_kwargs=True)
-        for path in counts
-    ]
+    handles: list[RemovableHandle] = []
     try:
+        for path in counts:
+            hook = partial(replace, path)
+            handles.append(model.get_submodule(path).register_forward_pre_hook(hook, with_kwargs=True))
         yield
     finally:
         for handle in handles:

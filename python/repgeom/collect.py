@@ -21,7 +21,7 @@ from repgeom.removed import RemovedTokens
 from repgeom.routed import RouterCounts
 from repgeom.routers import Router
 from repgeom.rows import BatchRows
-from repgeom.sampling import Draw, IntArray, TokenSample, place_bits
+from repgeom.sampling import BitArray, Draw, IntArray, TokenSample, place_bits, stream_bits
 from repgeom.tokens import TokenBatch
 
 HIGH_NORM = "high_norm"
@@ -37,6 +37,7 @@ class LayerStatistics:
         name: What its arrays are called.
         hook_point: Which of the requested hook points it belongs to.
         missing: Why there is nothing to read; empty if there is.
+        layout: "BSH" or "SBH", how activations come; "" if that is not known.
         width: Width of the activations, None before it is known.
         moments: Of the tokens that count; None if nobody needs them or before the width is known.
         rows: ``[limit, d]`` the sampled rows, float32 (float64 for float64 activations).
@@ -49,6 +50,7 @@ class LayerStatistics:
     name: str = ""
     hook_point: str = ""
     missing: str = ""
+    layout: str = "BSH"
     width: int | None = None
     moments: Covariance | DeviceMoments | None = None
     rows: Tensor | None = None
@@ -194,6 +196,8 @@ class Collector:
             raise ValueError(
                 f"{site}: activations must be [..., d] with d channels, got shape {tuple(activation.shape)}"
             )
+        if self.layers[site].layout == "SBH" and activation.ndim == 3:
+            activation = activation.transpose(0, 1)
         leading = tuple(activation.shape[:-1])
         if self._batch is None:
             self._announce(BatchRows.of_activation(self._tokens, leading))
@@ -204,9 +208,15 @@ class Collector:
                 f"{site}: activations must be [batch, seq, d] of the batch {known.shape}, "
                 f"got shape {tuple(activation.shape)}"
             )
+        if not self.layers[site].layout and len(set(leading)) < len(leading) and not known.keep.all():
+            raise ValueError(
+                f"{site}: batch and length must differ where it is not known which comes first, got {leading}"
+            )
         rows = activation.reshape(-1, activation.shape[-1])
         if rows.stride(-1) != 1:
             rows = rows.contiguous()
+        if rows.device.type == "mps":
+            rows = rows.cpu()  # That device has no float64.
         if self.high_norm is not None:
             # Which positions count is known when every layer has been seen; the model may overwrite these.
             self._waiting[site] = rows.clone()
@@ -247,16 +257,23 @@ class Collector:
         self.n_tokens += len(counted)
         for reason, where in rows.dropped.items():
             self.n_removed[reason] += int(where.sum())
-        bits = None
-        if rows.sequence_ids is not None and rows.positions is not None:
-            bits = place_bits(self.sample.seed, rows.sequence_ids[counted], rows.positions[counted])
-        draw = self.sample.draw(len(counted), bits)
+        draw = self.sample.draw(len(counted), self._bits(rows, counted))
         chosen = counted[draw.rows]
         for name in ("token_ids", "sequence_ids", "positions"):
             values = getattr(rows, name)
             getattr(self.tokens, name)[draw.slots] = -1 if values is None else values[chosen]
         segments = None if self.sequences is None else self.sequences.draw(rows)
         self._batch = _Batch(rows, draw, chosen, segments)
+
+    def _bits(self, rows: BatchRows, counted: IntArray) -> BitArray | None:
+        """Random bits of the tokens: of their places where these are known, of their numbers elsewhere."""
+        if rows.sequence_ids is None or rows.positions is None:
+            return None
+        sequences, positions = rows.sequence_ids[counted], rows.positions[counted]
+        known = (sequences >= 0) & (positions >= 0)
+        bits = stream_bits(self.sample.seed, self.sample.seen, len(counted))
+        bits[known] = place_bits(self.sample.seed, sequences[known], positions[known])
+        return bits
 
     def _take(self, site: str, rows: Tensor) -> None:
         batch, layer = self._batch, self.layers[site]

@@ -18,6 +18,7 @@ from repgeom.tokens import (
     TokenPolicy,
     check_vocabulary,
     decoder_positions,
+    masking,
     pack_decoder,
     pack_known,
     real_positions,
@@ -190,10 +191,9 @@ class _Reader:
         if self.marker.reasons:
             received = ", ".join(kwargs) or f"a tensor {list(first.shape)}"
             raise refusal(f"{where}: {_asks(self.marker)} token positions", received)
-        mask = kwargs.get("attention_mask")
-        if isinstance(mask, Tensor) and self.policy.padding == "drop" and bool((mask == 0).any()):
+        if self.policy.padding == "drop" and (masks := masking(kwargs)):
             rule = f"{where}: without token ids padding cannot be told from data, so lengths must be equal"
-            raise refusal(rule, f"an attention_mask {list(mask.shape)} with zeros")
+            raise refusal(rule, f"{', '.join(masks)} with zeros")
         rows = torch.arange(len(first)) if first.ndim >= 2 else None
         return TokenBatch(args, kwargs, None, None, n, 0, rows)
 

@@ -4,7 +4,7 @@ for."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -55,7 +55,7 @@ class DeviceMoments:
         mean = torch.where(used, run, 0).sum(dim=0, dtype=torch.float64) / count.clamp(min=1)
         centre = mean.to(run.dtype)
         centred = torch.where(used, run - centre, 0)
-        with _full_precision():
+        with _full_precision(run.device):
             products = (centred.T @ centred).double()
         offset = mean - centre.double()
         self._error += (RUN + 3) * torch.finfo(run.dtype).eps / 2 * products.diagonal()
@@ -93,14 +93,31 @@ class DeviceMoments:
 
 
 @contextmanager
-def _full_precision() -> Iterator[None]:
-    """Products of float32 in float32, whatever the user allows elsewhere."""
-    before = torch.get_float32_matmul_precision()
-    if before == "highest":
+def _full_precision(device: torch.device) -> Iterator[None]:
+    """Products of float32 in float32, whatever the user allows elsewhere, mixed precision included."""
+    with ExitStack() as stack:
+        if torch.amp.is_autocast_available(device.type):
+            stack.enter_context(torch.autocast(device.type, enabled=False))
+        stack.enter_context(_ieee(device))
         yield
+
+
+@contextmanager
+def _ieee(device: torch.device) -> Iterator[None]:
+    cuda = getattr(torch.backends.cuda.matmul, "fp32_precision", None)
+    if cuda is None:  # torch before 2.9
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
         return
-    torch.set_float32_matmul_precision("highest")
+    backend: Any = torch.backends.cuda if device.type == "cuda" else torch.backends.mkldnn
+    settings = backend.matmul
+    kept = settings.fp32_precision
+    settings.fp32_precision = "ieee"
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        settings.fp32_precision = kept

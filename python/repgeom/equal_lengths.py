@@ -6,10 +6,18 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from repgeom.checks import refusal
-from repgeom.tokens import TokenBatch
+from repgeom.tokens import TokenBatch, aligned_names
+
+MASKS = ("attention_mask", "decoder_attention_mask")
+
+
+def has_padding(batch: TokenBatch) -> bool:
+    """Whether a mask forbids anything, on whichever side of an encoder-decoder."""
+    return batch.n_padding > 0 or any(bool((batch.kwargs[m] == 0).any()) for m in MASKS if m in batch.kwargs)
 
 
 def split_by_length(batch: TokenBatch, why: str) -> Iterator[TokenBatch]:
@@ -24,40 +32,55 @@ def split_by_length(batch: TokenBatch, why: str) -> Iterator[TokenBatch]:
     """
     if batch.real is None or batch.keep is None or batch.args:
         raise refusal(f"{why}: batches must come without padding", "a padded batch of positional arguments")
-    shape = batch.real.shape
     for name, value in batch.kwargs.items():
-        if isinstance(value, Tensor) and value.ndim and len(value) != shape[0]:
-            raise refusal(
-                f"{why}: batches must come without padding", f"{name} {list(value.shape)} beside it"
-            )
-    lengths = batch.real.sum(dim=1)
-    for length in sorted(set(lengths.tolist()) - {0}):
-        rows = (lengths == length).nonzero()[:, 0]
-        part = _Part(rows, int(length), shape)
-        kwargs = {name: part.of(value) for name, value in batch.kwargs.items() if name != "attention_mask"}
-        keep = part.of(batch.keep)
-        yield replace(
-            batch,
-            kwargs=kwargs,
-            keep=keep,
-            real=part.of(batch.real),
-            token_ids=part.of(batch.token_ids),
-            dropped={reason: part.of(where) for reason, where in batch.dropped.items()},
-            sequence_ids=None if batch.sequence_ids is None else batch.sequence_ids[rows.cpu()],
-            n_tokens=int(keep.sum()),
-            n_padding=0,
-        )
+        if isinstance(value, Tensor) and value.ndim and len(value) != len(batch.real):
+            raise refusal(f"{why}: batches must come without padding", f"{name} {list(value.shape)}")
+    decoder = batch.token_ids is not None and batch.token_ids is batch.kwargs.get("decoder_input_ids")
+    decoder = decoder or ("decoder_attention_mask" in batch.kwargs and "labels" in batch.kwargs)
+    measured = "decoder_" if decoder else ""
+    reals = {measured: batch.real}
+    for prefix, mask in zip(("", "decoder_"), MASKS, strict=True):
+        if prefix not in reals and mask in batch.kwargs:
+            reals[prefix] = batch.kwargs[mask] != 0
+    lengths = torch.stack([real.sum(dim=1).cpu() for real in reals.values()], dim=1)
+    for key in sorted({tuple(row) for row in lengths.tolist()}):
+        rows = (lengths == torch.tensor(key)).all(dim=1).nonzero()[:, 0]
+        if min(key) == 0:
+            raise refusal(f"{why}: sequences must have tokens on every side", f"lengths {list(key)}")
+        cuts = {p: (real.shape, n) for (p, real), n in zip(reals.items(), key, strict=True)}
+        yield _part(batch, rows, cuts, measured)
 
 
-class _Part:
-    """Some rows of a batch, cut to their length where a tensor has the batch's positions."""
+def _part(
+    batch: TokenBatch, rows: Tensor, cuts: dict[str, tuple[torch.Size, int]], measured: str
+) -> TokenBatch:
+    """Some rows of a batch, each side cut to the length that they have there."""
+    _, length = cuts[measured]
 
-    def __init__(self, rows: Tensor, length: int, shape: tuple[int, ...]) -> None:
-        self._rows, self._length, self._shape = rows, length, shape
+    def own(value: Tensor) -> Tensor:
+        return value[rows.to(value.device)][:, :length]
 
-    def of(self, value: Any) -> Any:
-        """The part of a value that belongs to these rows."""
-        if not isinstance(value, Tensor) or not value.ndim:
-            return value
-        chosen = value[self._rows.to(value.device)]
-        return chosen[:, : self._length] if value.shape[:2] == self._shape else chosen
+    kwargs: dict[str, Any] = {}
+    for name, value in batch.kwargs.items():
+        if name in MASKS:
+            continue
+        kwargs[name] = value
+        if isinstance(value, Tensor) and value.ndim:
+            kwargs[name] = value[rows.to(value.device)]
+            for prefix, (whole, until) in cuts.items():
+                if name in aligned_names(batch.kwargs, whole, prefix=prefix):
+                    kwargs[name] = kwargs[name][:, :until]
+    assert batch.keep is not None
+    assert batch.real is not None
+    keep = own(batch.keep)
+    return replace(
+        batch,
+        kwargs=kwargs,
+        keep=keep,
+        real=own(batch.real),
+        token_ids=None if batch.token_ids is None else own(batch.token_ids),
+        dropped={reason: own(where) for reason, where in batch.dropped.items()},
+        sequence_ids=None if batch.sequence_ids is None else batch.sequence_ids[rows],
+        n_tokens=int(keep.sum()),
+        n_padding=0,
+    )

@@ -12,11 +12,12 @@ import torch
 from torch import nn
 
 from repgeom.anatomy import ModelAnatomy, anatomy
+from repgeom.arguments import token_inputs
 from repgeom.branches import BRANCH_SITES, find_branches
 from repgeom.collect import LayerStatistics
 from repgeom.metadata import model_label
 from repgeom.models import load_model, load_tokenizer, parse_layers
-from repgeom.probe import evaluating, input_device
+from repgeom.probe import evaluating, input_device, record
 from repgeom.request import Request
 from repgeom.routers import Router, find_routers
 
@@ -45,7 +46,7 @@ class Measurand:
         layers: As the user wrote them.
         tower: The stack that the user asked for; None: the one that reads the data.
         device: Where to run a model that was given as a module; None: where it is.
-        anatomy: Known for all but module hook points once the model has been probed.
+        anatomy: Known once the model has been probed; for module hook points only if it can be found.
     """
 
     model: nn.Module
@@ -64,8 +65,20 @@ class Measurand:
             first_batch: Gives the first batch of the data, which helps where plain tokens do not fit the
                 model; None for text.
         """
-        if all(_is_module(point) for point in self.hook_points):
+        try:
+            return self._probed(first_batch)
+        except ValueError:
+            # Single modules can be read without; what is not known of the model is then not assumed either.
+            if not self.only_modules or self.tower is not None:
+                raise
             return self
+
+    @property
+    def only_modules(self) -> bool:
+        """Whether all that is read are modules, given by their paths."""
+        return all(_is_module(point) for point in self.hook_points)
+
+    def _probed(self, first_batch: Callable[[], Any] | None) -> Measurand:
         batch = None
         try:
             found = anatomy(self.model, tower=self.tower)
@@ -74,7 +87,7 @@ class Measurand:
             if batch is None:
                 raise
             found = anatomy(self.model, batch, tower=self.tower)
-        if self.tower is None and found.token_input == "decoder_input_ids":
+        if self.tower is None and not self.only_modules and found.token_input == "decoder_input_ids":
             first = None if first_batch is None else first_batch()
             if not (isinstance(first, Mapping) and any(name in first for name in DECODER_INPUTS)):
                 found = _reads_input_ids(found, batch)
@@ -82,12 +95,13 @@ class Measurand:
 
     @property
     def num_blocks(self) -> int | None:
-        """Blocks of the model; None for hook points that are modules."""
-        return None if self.anatomy is None else self.anatomy.num_blocks
+        """Blocks of the model; None where only modules are read."""
+        return None if self.anatomy is None or self.only_modules else self.anatomy.num_blocks
 
     @property
     def _indices(self) -> tuple[int, ...]:
-        return (0,) if self.anatomy is None else parse_layers(self.layers, self.anatomy.num_blocks)
+        assert self.anatomy is not None, "only hook points of blocks have layers"
+        return parse_layers(self.layers, self.anatomy.num_blocks)
 
     def statistics(self) -> dict[str, LayerStatistics]:
         """Empty statistics by site."""
@@ -95,11 +109,29 @@ class Measurand:
         several = len(self.hook_points) > 1
         for point in self.hook_points:
             for layer, site in self._sites(point):
-                missing = self._missing(point, layer)
-                sites[site] = LayerStatistics(layer, site, site if several else "", point, missing)
+                missing, layout = self._missing(point, layer), "BSH"
+                if _is_module(point):
+                    layout = self._module_layout(site)
+                name = site if several else ""
+                sites[site] = LayerStatistics(layer, site, name, point, missing, layout)
         if all(layer.missing for layer in sites.values()):
             raise ValueError(f"no layer has what was asked for: {next(iter(sites.values())).missing}")
         return sites
+
+    def _module_layout(self, site: str) -> str:
+        """Whether a module sees "BSH" or "SBH" in the probe, whose batch and length differ; "" if unknown."""
+        if self.anatomy is None:
+            return ""
+        path, _, side = site.rpartition(":")
+        ids = token_inputs(self.anatomy.probe).get(self.anatomy.token_input or "")
+        if ids is None or path not in dict(self.model.named_modules()):
+            return ""
+        calls, _ = record(self.model, self.anatomy.probe, {path})
+        tensors = [next(iter(getattr(call, f"{side}s").values()), None) for call in calls]
+        if not tensors or tensors[0] is None or tensors[0].ndim != 3:
+            return ""
+        leading = tuple(tensors[0].shape[:2])
+        return {tuple(ids.shape): "BSH", tuple(ids.shape)[::-1]: "SBH"}.get(leading, "")
 
     def _missing(self, point: str, layer: int) -> str:
         """Why a block does not have a site of this kind; empty if it has."""
@@ -110,7 +142,7 @@ class Measurand:
 
     def find_routers(self) -> tuple[Router, ...]:
         """The routers in the blocks that are measured."""
-        if self.anatomy is None:
+        if self.anatomy is None or self.anatomy.stream_problem is not None:
             return ()
         chosen: Sequence[int] = range(self.anatomy.num_blocks)
         if any(point in BLOCK_SITES for point in self.hook_points):

@@ -14,8 +14,9 @@ from repgeom.arrays import Float64Array
 from repgeom.checks import is_peer
 from repgeom.collect import Collector, LayerStatistics, paired_rows
 from repgeom.covariance import Covariance
+from repgeom.pooling import parse_pooling
 from repgeom.readings import Readings, Settings, paired
-from repgeom.registry import OF_COVARIANCE, Measurement, measurements, metric
+from repgeom.registry import EVIDENCE, OF_COVARIANCE, Measurement, measurements, metric
 from repgeom.sample import normalization_ablation, sample_svd_metrics
 from repgeom.similarity import LayerView, novelty_row
 from repgeom.spectrum import Spectrum
@@ -56,6 +57,18 @@ def parse_diagnostics(diagnostics: str | Sequence[str] | None) -> tuple[str, ...
     if unknown:
         raise ValueError(f"diagnostics must be among {known}, got {unknown}")
     return tuple(dict.fromkeys(names))
+
+
+def parse_pool(pool: str | Sequence[str] | None, names: Sequence[str]) -> tuple[str, ...]:
+    """The poolings asked for, for a run of these measurements.
+
+    Raises:
+        ValueError: A name that is no pooling, or none where a measurement reads pooled vectors.
+    """
+    poolings = parse_pooling(pool)
+    if "pooled" in needs(names) and not poolings:
+        raise ValueError("metrics that read pooled vectors need pool=, such as pool='last', got none")
+    return poolings
 
 
 def needs(names: Sequence[str]) -> set[str]:
@@ -201,7 +214,8 @@ def _measure_layer(
         if measurement.scope != "layer" or (OF_COVARIANCE & set(measurement.needs) and readings.count < 2):
             continue
         arguments = {need: getattr(readings, need) for need in measurement.needs}
-        columns = _columns(measured, measurement, arguments, readings.statistics.site, taken=row)
+        taken = row if measurement.built_in else {**row, **dict.fromkeys(EVIDENCE)}
+        columns = _columns(measured, measurement, arguments, readings.statistics.site, taken=taken)
         if columns is None:
             failed.append(measurement.name)
         row |= columns or {}

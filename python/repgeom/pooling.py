@@ -65,6 +65,7 @@ class SequenceSample:
     ids: IntArray = field(init=False)
     counts: IntArray = field(init=False)
     _last_seen: int | None = None
+    _begun: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.ids = np.full(self.sample.limit, -1, np.int64)
@@ -74,7 +75,8 @@ class SequenceSample:
         """Advances by the sequences of a batch and says which of its rows go where.
 
         Raises:
-            ValueError: The batch does not say which rows make a sequence.
+            ValueError: The batch does not say which rows make a sequence, or a sequence goes on after another
+                one.
         """
         if batch.sequence_ids is None:
             raise ValueError(
@@ -87,6 +89,10 @@ class SequenceSample:
         # A sequence that goes on from the batch before is no new one.
         ongoing = len(ids) > 0 and ids[0] == self._last_seen
         begun = np.arange(len(starts)) >= int(ongoing)
+        fresh = ids[starts][begun].tolist()
+        if len(set(fresh)) < len(fresh) or not self._begun.isdisjoint(fresh):
+            raise ValueError("pooled vectors need the rows of a sequence to stand together, got them apart")
+        self._begun.update(fresh)
         places = self._places(ids[starts], begun)
         inside = places >= 0
         lengths = (ends - starts)[inside]

@@ -12,8 +12,8 @@ from repgeom.checks import is_peer
 from repgeom.collect import Collector
 from repgeom.measurand import Measurand, find_measurand, parse_hook_points
 from repgeom.metadata import describe_model, model_key
-from repgeom.metrics import ROUTER, needs, parse_diagnostics, parse_metrics
-from repgeom.pooling import SequenceSample, parse_pooling
+from repgeom.metrics import ROUTER, needs, parse_diagnostics, parse_metrics, parse_pool
+from repgeom.pooling import SequenceSample
 from repgeom.probe import accepts
 from repgeom.readings import Settings
 from repgeom.registry import OF_COVARIANCE
@@ -51,7 +51,7 @@ def prepare(request: Request) -> Run:
     parse_hook_points(request.hook_point)
     mode, target = save_target(request.save_mode, request.save_dir, request.run_name, request.overwrite)
     names = tuple(dict.fromkeys((*families, *wanted)))
-    poolings = _poolings(request, names)
+    poolings = parse_pool(request.pool, names)
     started = time.perf_counter()
     measurand = find_measurand(request)
     data = None if request.dataloader is None else Peekable(request.dataloader)
@@ -93,13 +93,6 @@ def prepare(request: Request) -> Run:
     return Run(measurand, source, collector, settings, forward, mode, target, request.overwrite, metadata)
 
 
-def _poolings(request: Request, names: tuple[str, ...]) -> tuple[str, ...]:
-    poolings = parse_pooling(request.pool)
-    if "pooled" in needs(names) and not poolings:
-        raise ValueError("metrics that read pooled vectors need pool=, such as pool='last', got none")
-    return poolings
-
-
 def _routing(request: Request, measurand: Measurand, families: tuple[str, ...]) -> RouterCounts | None:
     """What counts the choices of routers, if there are any and nobody said no.
 
@@ -109,7 +102,15 @@ def _routing(request: Request, measurand: Measurand, families: tuple[str, ...]) 
     demanded = request.output_router_logits is True or ROUTER in families
     if request.output_router_logits is False and not demanded:
         return None
-    routers = measurand.find_routers()
+    if measurand.only_modules and not demanded:
+        return None
+    try:
+        routers = measurand.find_routers()
+    except ValueError:
+        # Nobody asked for them.
+        if demanded:
+            raise
+        routers = ()
     if demanded and not routers:
         raise ValueError(
             f"router statistics need a mixture of experts, and no router was found in the measured blocks of "

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -151,18 +152,16 @@ def record(
         Finished calls in order of entry, and the output of the forward.
     """
     recorder, handles = _Recorder(), []
-    for path, module in model.named_modules():
-        if path and (paths is None or path in paths):
 
-            def enter(module: nn.Module, args: Any, kwargs: Any, path: str = path) -> None:
-                recorder.enter(path, module, args, kwargs)
+    def leave(module: nn.Module, _args: Any, _kwargs: Any, output: Any) -> None:
+        recorder.leave(module, output)
 
-            def leave(module: nn.Module, _args: Any, _kwargs: Any, output: Any) -> None:
-                recorder.leave(module, output)
-
-            handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
-            handles.append(module.register_forward_hook(leave, with_kwargs=True))
     try:
+        for path, module in model.named_modules():
+            if path and (paths is None or path in paths):
+                enter = partial(recorder.enter, path)
+                handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
+                handles.append(module.register_forward_hook(leave, with_kwargs=True))
         with evaluating(model), seeded(model, seed), eagerly(), torch.no_grad():
             output = model(*arguments[0], **arguments[1])
     finally:

@@ -71,12 +71,13 @@ class Readings:
 
     @cached_property
     def _eigenpairs(self) -> tuple[Float64Array, Float64Array]:
-        return eigenpairs(self.covariance)
+        values, vectors = eigenpairs(self.covariance)
+        return _fixed(values), _fixed(vectors)
 
     @property
     def eigenvalues(self) -> Float64Array:
         """``[d]``, descending."""
-        return self.spectrum.eigenvalues
+        return _fixed(self.spectrum.eigenvalues)
 
     @property
     def eigenvectors(self) -> Float64Array:
@@ -88,7 +89,7 @@ class Readings:
         """``[d, k]``, the first ``novelty_k`` eigenvectors; none where there is no covariance."""
         if self.count < 2 or self.statistics.covariance is None:
             return np.empty((self.statistics.width or 0, 0))
-        return np.ascontiguousarray(self.eigenvectors[:, : self.settings.novelty_k])
+        return _fixed(np.ascontiguousarray(self.eigenvectors[:, : self.settings.novelty_k]))
 
     @cached_property
     def spectrum(self) -> Spectrum:
@@ -113,7 +114,7 @@ class Readings:
     def sampled(self, where: npt.NDArray[np.bool_]) -> Float64Array:
         """Some of the sampled rows."""
         rows = self._sample.rows.get(self.statistics.site)
-        return np.empty((0, self.statistics.width or 0)) if rows is None else rows[where]
+        return np.empty((0, self.statistics.width or 0)) if rows is None else _fixed(rows[where])
 
     @cached_property
     def sample(self) -> Float64Array:
@@ -137,6 +138,12 @@ class Readings:
         if "_eigenpairs" in self.__dict__:
             _ = self.leading, self.spectrum
             del self.__dict__["_eigenpairs"]
+
+
+def _fixed(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The array, read-only: one measurement must not change what another one reads."""
+    array.flags.writeable = False
+    return array
 
 
 def paired(left: Readings, right: Readings, need: str) -> tuple[Any, Any]:

@@ -27,6 +27,14 @@ STATISTICS = {
 }
 """What a measurement can read, by the name of its parameter."""
 
+EVIDENCE = (
+    *("sampled_tokens", "nonfinite_tokens", "norm_of_mean", "rms_norm", "covariance_error"),
+    *("status", "note"),
+)
+"""Columns that every row has beside those of measurements."""
+
+_RESERVED = ("default", "router", "removed_tokens")
+
 OF_COVARIANCE = {"covariance", "mean", "eigenvalues", "eigenvectors", "spectrum", "leading", "rank"}
 
 
@@ -82,7 +90,7 @@ def metric(name: str, *, needs: Sequence[str], scope: Scope = "layer") -> Callab
     A measurement that raises loses nothing else: its columns stay empty and the row's status says why.
 
     Args:
-        name: A Python identifier that no other measurement has.
+        name: A Python identifier that no other measurement and no table of a run has.
         needs: Among the above, at least one.
         scope: See above.
 
@@ -107,7 +115,7 @@ def metric(name: str, *, needs: Sequence[str], scope: Scope = "layer") -> Callab
         known = _MEASUREMENTS.get(name)
         if known is not None and _origin(known.function) != _origin(function):
             raise ValueError(f"the name of a metric must be new, got {name!r}, which is taken")
-        built_in = function.__module__.startswith("repgeom.")
+        built_in = _origin(function)[0].startswith("repgeom.")
         _MEASUREMENTS[name] = Measurement(name, tuple(needs), scope, function, built_in)
         return function
 
@@ -115,8 +123,9 @@ def metric(name: str, *, needs: Sequence[str], scope: Scope = "layer") -> Callab
 
 
 def _check(name: str, needs: Iterable[str], scope: str) -> None:
-    if not str(name).isidentifier() or name == "default":
-        raise ValueError(f"the name of a metric must be an identifier other than 'default', got {name!r}")
+    if not str(name).isidentifier() or name in _RESERVED:
+        rule = f"the name of a metric must be an identifier other than {', '.join(_RESERVED)}"
+        raise ValueError(f"{rule}, got {name!r}")
     if isinstance(needs, str) or not list(needs) or set(needs) - set(STATISTICS):
         raise ValueError(f"needs must be a list of some of {list(STATISTICS)}, got {needs!r}")
     if scope not in get_args(Scope):
@@ -134,7 +143,8 @@ def _check_parameters(name: str, function: Callable[..., Any], needs: Sequence[s
 
 def _origin(function: Callable[..., Any]) -> tuple[str, str]:
     """Where a function was defined: a cell that is run again may define it anew."""
-    return function.__module__, function.__qualname__
+    name = getattr(function, "__qualname__", repr(function))
+    return getattr(function, "__module__", ""), repr(function) if "<lambda>" in name else name
 
 
 def measurements() -> dict[str, Measurement]:

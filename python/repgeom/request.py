@@ -15,6 +15,23 @@ from repgeom.checks import check_integer, is_peer
 from repgeom.tokens import TokenPolicy
 
 
+def check_numbers(options: Any) -> None:
+    """The rules of the numbers that every run takes: attributes of a :class:`Request`, or of the like.
+
+    Raises:
+        ValueError: One that breaks its rule.
+    """
+    is_peer(options.compat)
+    check_integer("sample_limit", options.sample_limit, 0)
+    check_integer("sequence_limit", options.sequence_limit, 1)
+    check_integer("novelty_k", options.novelty_k, 0)
+    check_integer("seed", options.seed, 0)
+    if options.seed >= 2**64:
+        raise ValueError(f"seed must be below 2**64, got {options.seed}")
+    if options.threads is not None:
+        check_integer("threads", options.threads, 1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """The arguments of a run."""
@@ -56,15 +73,11 @@ class Request:
     run_metadata: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        is_peer(self.compat)
-        check_integer("sample_limit", self.sample_limit, 0)
-        check_integer("sequence_limit", self.sequence_limit, 1)
-        check_integer("novelty_k", self.novelty_k, 0)
-        check_integer("seed", self.seed, 0)
-        if self.seed >= 2**64:
-            raise ValueError(f"seed must be below 2**64, got {self.seed}")
-        if self.threads is not None:
-            check_integer("threads", self.threads, 1)
+        check_numbers(self)
+        if self.token_policy is not None and not isinstance(self.token_policy, TokenPolicy):
+            raise ValueError(f"token_policy must be a TokenPolicy, got {type(self.token_policy).__name__}")
+        if hasattr(self.layers, "tolist"):
+            object.__setattr__(self, "layers", self.layers.tolist())
         if self.output_router_logits not in (True, False, "auto"):
             raise ValueError(
                 f"output_router_logits must be True, False or 'auto', got {self.output_router_logits!r}"

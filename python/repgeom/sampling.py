@@ -24,14 +24,18 @@ def place_bits(seed: int, sequence_ids: IntArray, positions: IntArray) -> BitArr
     They do not depend on the order in which sequences come, nor on which other tokens count.
     """
     bits = np.empty(len(positions), np.uint64)
-    starts = np.flatnonzero(np.diff(sequence_ids, prepend=sequence_ids[:1] - 1))
+    jumps = (np.diff(sequence_ids) != 0) | (np.diff(positions) != 1)
+    starts = np.flatnonzero(np.concatenate([[True], jumps])) if len(positions) else np.empty(0, np.int64)
     for start, end in zip(starts, np.append(starts, len(positions))[1:], strict=True):
-        places = positions[start:end]
-        low, high = int(places.min()), int(places.max())
         # Counter 0 of every stream is kept for the sequence itself.
-        row = _core.random_bits(seed, 1 + int(sequence_ids[start]), low + 1, high - low + 1)
-        bits[start:end] = row[places - low]
+        first = 1 + int(positions[start])
+        bits[start:end] = _core.random_bits(seed, 1 + int(sequence_ids[start]), first, int(end - start))
     return bits
+
+
+def stream_bits(seed: int, start: int, count: int) -> BitArray:
+    """The random bits of tokens that are known by their number in the stream, uint64 ``[count]``."""
+    return _core.random_bits(seed, 0, start, count)
 
 
 def sequence_bits(seed: int, sequence_ids: IntArray) -> BitArray:
@@ -83,7 +87,7 @@ class TokenSample:
         if self.first:
             keys = index.astype(np.uint64)
         else:
-            keys = _core.random_bits(self.seed, 0, self.seen, n_tokens) if bits is None else bits
+            keys = stream_bits(self.seed, self.seen, n_tokens) if bits is None else bits
         self.seen += n_tokens
         held = len(self.index)
         # Ties of 64 random bits go to the earlier token.

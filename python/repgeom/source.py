@@ -10,16 +10,18 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal
 
+from repgeom.anatomy import ModelAnatomy
+from repgeom.checks import refusal
 from repgeom.dataloaders import check_dataloader, forward_signature, iter_dataloader
 from repgeom.demo import CORPUS_NAME
 from repgeom.documents import demo_text, read_text
-from repgeom.equal_lengths import split_by_length
+from repgeom.equal_lengths import MASKS, has_padding, split_by_length
 from repgeom.measurand import Measurand
 from repgeom.padding import PaddingCheck, check_padding, takes_mask
 from repgeom.probe import config_values, input_embedding
 from repgeom.request import Request
 from repgeom.text import TextPlan, plan_text
-from repgeom.tokens import TokenBatch, TokenPolicy
+from repgeom.tokens import TokenBatch, TokenPolicy, masking
 
 
 @dataclass
@@ -149,7 +151,8 @@ def open_source(measurand: Measurand, data: Peekable | None, request: Request) -
     if plan.n_padding and not padding.ok:
         plan = replace(plan, equal_lengths=True, batching="bucketed")
     digest = hashlib.sha256("\0".join(documents).encode()).hexdigest()
-    return Source(request.dataset_name or known_as, digest, plan, plan.n_tokens, padding, padding.guarded(plan.batches(), request.policy))
+    batches = padding.guarded(plan.batches(), request.policy)
+    return Source(request.dataset_name or known_as, digest, plan, plan.n_tokens, padding, batches)
 
 
 def _vocabulary(measurand: Measurand) -> int | None:
@@ -162,7 +165,9 @@ def _vocabulary(measurand: Measurand) -> int | None:
 
 def _stream(measurand: Measurand) -> Literal["input", "decoder"]:
     anatomy = measurand.anatomy
-    return "decoder" if anatomy is not None and anatomy.token_input == "decoder_input_ids" else "input"
+    if anatomy is None or (measurand.only_modules and measurand.tower is None):
+        return "input"
+    return "decoder" if anatomy.token_input == "decoder_input_ids" else "input"
 
 
 class Padding:
@@ -180,9 +185,9 @@ class Padding:
 
     @property
     def ok(self) -> bool:
-        """Whether padded batches give what sequences give alone; assumed where no tokens are known."""
+        """Whether padded batches are known to give what sequences give alone."""
         check = self._run()
-        return check is None or check.ok
+        return check is not None and check.ok
 
     def require_causal(self) -> None:
         """Refuse to count equal prefixes once in a model that looks ahead, or may."""
@@ -200,17 +205,17 @@ class Padding:
         anatomy = self._measurand.anatomy
         masked = takes_mask(self._measurand.model)
         for batch in batches:
-            if not masked and not batch.n_padding:
-                kwargs = {name: value for name, value in batch.kwargs.items() if name != "attention_mask"}
-                batch = replace(batch, kwargs=kwargs)  # noqa: PLW2901
             if anatomy is not None and anatomy.token_input is None:
-                yield replace(batch, keep=None, real=None, token_ids=None, dropped={}, n_padding=0)
-            elif batch.n_padding and policy.padding == "drop" and not self.ok:
-                assert self.check is not None
-                why = f"{self._measurand.label} is wrong on padded batches ({self.check.reason})"
+                yield _without_tokens(batch, anatomy)
+            elif policy.padding == "drop" and has_padding(batch) and not self.ok:
+                reason = "its padding test needs an anatomy" if self.check is None else self.check.reason
+                why = f"{self._measurand.label} may be wrong on padded batches ({reason})"
                 yield from split_by_length(batch, why)
-            else:
+            elif masked:
                 yield batch
+            else:
+                kwargs = {name: value for name, value in batch.kwargs.items() if name != "attention_mask"}
+                yield replace(batch, kwargs=kwargs)
 
     def to_dict(self) -> dict[str, Any] | None:
         """What was found, as JSON values; None if nothing was padded."""
@@ -222,6 +227,22 @@ class Padding:
             for value in [getattr(self.check, name)]
         }
         return {"ok": self.check.ok, "causal": self.check.causal, "reason": self.check.reason, **numbers}
+
+
+def _without_tokens(batch: TokenBatch, anatomy: ModelAnatomy) -> TokenBatch:
+    """The batch for a stack that no tokens reach: all its positions count.
+
+    Raises:
+        ValueError: A policy of tokens, or a mask, which cannot be told to positions of that stack.
+    """
+    where = f"{anatomy.tower} of {anatomy.model_class}, which no tokens reach"
+    if batch.dropped:
+        raise refusal(f"the token policy does not apply to {where}", ", ".join(batch.dropped))
+    masks = [name for name in masking(batch.kwargs) if name not in MASKS or "input_ids" not in batch.kwargs]
+    if masks:
+        rule = f"padding cannot be told from data in {where}, so batches must be without"
+        raise refusal(rule, f"{', '.join(masks)} with zeros")
+    return replace(batch, keep=None, real=None, token_ids=None, dropped={}, n_padding=0)
 
 
 def _documents(text: str | Path | Sequence[str] | None) -> tuple[list[str], str]:

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from os import PathLike
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,12 @@ from repgeom.checks import check_integer, is_peer
 from repgeom.collect import Collector, LayerStatistics
 from repgeom.interrupts import deferred_interrupt
 from repgeom.metadata import model_key
-from repgeom.metrics import needs, parse_diagnostics, parse_metrics
+from repgeom.metrics import needs, parse_diagnostics, parse_metrics, parse_pool
 from repgeom.outcome import MeasurementWarning, RunInterrupted, conclude
-from repgeom.pooling import SequenceSample, parse_pooling
+from repgeom.pooling import SequenceSample
 from repgeom.readings import Settings
 from repgeom.registry import OF_COVARIANCE
+from repgeom.request import check_numbers
 from repgeom.results import AnalysisResults, save_target
 from repgeom.rows import BatchRows
 from repgeom.sampling import TokenSample
@@ -101,6 +103,7 @@ def analyze_activations(
     Example:
         >>> repgeom.analyze_activations({0: "layer0.npy", 6: ["a.safetensors", "b.safetensors"]})
     """
+    check_numbers(SimpleNamespace(**locals()))
     started = time.perf_counter()
     names = tuple(dict.fromkeys((*parse_metrics(metrics), *parse_diagnostics(diagnostics))))
     if "router" in names:
@@ -108,14 +111,14 @@ def analyze_activations(
     if max_tokens is not None:
         check_integer("max_tokens", max_tokens, 1)
     mode, target = save_target(save_mode, save_dir, run_name, overwrite)
-    poolings = parse_pooling(pool)
+    poolings = parse_pool(pool, names)
     stored = _opened(
         activations, mask=mask, token_ids=token_ids, sequence_ids=sequence_ids, positions=positions
     )
     collector = Collector(
         {
-            name: LayerStatistics(index, name, name if len(set(stored.indices.values())) == 1 else "")
-            for name, index in stored.indices.items()
+            name: LayerStatistics(index, name)
+            for name, index in sorted(stored.indices.items(), key=lambda item: item[1])
         },
         TokenSample(sample_limit, seed=seed, first=is_peer(compat)),
         threads,
@@ -180,9 +183,9 @@ def _add(collector: Collector, batch: StoredBatch, max_tokens: int | None) -> No
     count = len(batch) if max_tokens is None else min(len(batch), max_tokens - collector.n_tokens)
 
     def column(values: Any) -> Any:
-        """An annotation of the rows; None where it is not known for all of them."""
+        """An annotation of the rows, -1 where it is not known; None where it is known of none."""
         array = None if values is None else values[:count].numpy()
-        return None if array is None or (array < 0).any() else array
+        return None if array is None or (array < 0).all() else array
 
     collector.begin(
         BatchRows(

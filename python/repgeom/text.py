@@ -13,12 +13,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from repgeom.checks import check_integer, refusal
-from repgeom.documents import demo_text, documents_of, read_text
+from repgeom.documents import documents_of
 from repgeom.positions import Marker, counting
 from repgeom.tokens import TokenBatch, TokenPolicy, check_vocabulary
 from repgeom.windows import Windows
-
-__all__ = ["Batching", "TextPlan", "demo_text", "plan_text", "read_text"]
 
 Batching = Literal["order", "bucketed", "chunk"]
 

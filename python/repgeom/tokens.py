@@ -164,20 +164,46 @@ def pack_known(
     batch: Mapping[str, Any], real: Tensor, where: str, *, seq2seq: bool = False
 ) -> Mapping[str, Any]:
     """:func:`pack_right`, given the real positions ``[b, s]``; with ``seq2seq`` labels are the decoder's."""
-    seq2seq = seq2seq or any(name.startswith("decoder_") for name in batch)
-    names = {name for name in batch if not name.startswith(_OTHER_AXES)}
-    return _pack(batch, real, where, names - {"labels"} if seq2seq else names)
+    names = aligned_names(batch, real.shape, seq2seq=seq2seq)
+    return _pack(batch, real, where, names, "position_ids")
 
 
 def pack_decoder(batch: Mapping[str, Any], real: Tensor, where: str) -> Mapping[str, Any]:
     """:func:`pack_right` for the decoder's tensors (``decoder_...`` and ``labels``), given where they are
     real, ``[b, t]``."""
-    names = {name for name in batch if name == "labels" or name.startswith("decoder_")}
-    return _pack(batch, real, f"{where}: the decoder", names)
+    names = aligned_names(batch, real.shape, prefix="decoder_", seq2seq=True)
+    return _pack(batch, real, f"{where}: the decoder", names, "decoder_position_ids")
 
 
-def _pack(batch: Mapping[str, Any], real: Tensor, where: str, names: Collection[str]) -> Mapping[str, Any]:
-    """The batch with those of the named tensors that are aligned with ``real`` packed to the right."""
+def aligned_names(
+    batch: Mapping[str, Any], shape: torch.Size, *, prefix: str = "", seq2seq: bool = False
+) -> set[str]:
+    """The arguments with one entry per position ``[b, s]`` of the input, or of the decoder.
+
+    Integers ``[b, s, ...]`` (boxes), numbers ``[b, s]`` and embeddings; no spectrogram of the same shape.
+
+    Args:
+        batch: keyword arguments of a model.
+        shape: ``[b, s]``.
+        prefix: "decoder_" for the decoder's; labels are the decoder's where there is one.
+        seq2seq: that there is one, where no name says so.
+    """
+    seq2seq = seq2seq or any(name.startswith("decoder_") for name in batch)
+    names = set()
+    for name, value in batch.items():
+        if not isinstance(value, Tensor) or value.shape[:2] != shape:
+            continue
+        of_decoder = name.startswith("decoder_") or (name == "labels" and seq2seq)
+        flat = value.ndim == 2 or not value.is_floating_point() or name.endswith("inputs_embeds")
+        if flat and (of_decoder if prefix else not of_decoder and not name.startswith(_OTHER_AXES)):
+            names.add(name)
+    return names
+
+
+def _pack(
+    batch: Mapping[str, Any], real: Tensor, where: str, names: Collection[str], positions: str
+) -> Mapping[str, Any]:
+    """The batch with the named tensors packed to the right, and the positions of their side."""
     longest = int(real.sum(dim=1).max()) if real.numel() else 0
     if longest == 0:
         raise refusal(f"{where}: must have at least one real token", f"only padding {list(real.shape)}")
@@ -186,13 +212,20 @@ def _pack(batch: Mapping[str, Any], real: Tensor, where: str, names: Collection[
     order = real.logical_not().to(torch.uint8).argsort(dim=1, stable=True)[:, :longest]
     packed = {}
     for name, value in batch.items():
-        if not isinstance(value, Tensor) or name not in names:
-            packed[name] = value
-        elif name.endswith("position_ids"):
+        if isinstance(value, Tensor) and name == positions:
             packed[name] = _reorder_positions(value, order, real.shape)
         else:
-            packed[name] = _reorder(value, order) if value.shape[:2] == real.shape else value
+            packed[name] = _reorder(value, order) if name in names else value
     return packed
+
+
+def masking(arguments: Mapping[str, Any]) -> list[str]:
+    """Names of masks that forbid something."""
+    return [
+        name
+        for name, value in arguments.items()
+        if name.endswith("mask") and isinstance(value, Tensor) and bool((value == 0).any())
+    ]
 
 
 def _leads(real: Tensor) -> bool:

@@ -284,8 +284,10 @@ def find_embedding(
 
 
 def _looks_up(call: Call) -> bool:
-    """Whether a module returned the rows of its matrix that the ids name, times a constant: a table of positions
-    may be given ids as well."""
+    """Whether a module returned the rows of its matrix that the ids name, times a constant.
+
+    A table of positions may be given the ids as well.
+    """
     weight, rows, tokens = getattr(call.module, "weight", None), call.outputs.get(()), call.tokens
     if weight is None or rows is None or tokens is None or weight.is_meta or weight.dim() != 2:
         return False
