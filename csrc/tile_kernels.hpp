@@ -26,6 +26,20 @@ struct PackSource {
 template <typename T>
 using Pack = void (*)(const PackSource& source, const T* shift, T* panels, double* column_sums);
 
+// A value v of a finished tile, in row r and column j, passes if
+// v >= min(column_level[j] - row_limit[r], row_level[r] - column_limit[j]).
+template <typename T>
+struct Limits {
+    const T* row_level;
+    const T* row_limit;
+    const T* column_level;
+    const T* column_limit;
+};
+
+template <typename T>
+using Threshold = index_t (*)(const T* a, const T* b, index_t k, const double* c, const Limits<T>& limits,
+                              T* values, std::int32_t* codes);
+
 template <typename T>
 struct TileKernels {
     index_t panel;  // columns of a panel and of a micro-tile
@@ -45,6 +59,11 @@ struct TileKernels {
 
     // out[k * panel + j] = weights[k] * panel[k * panel + j]
     void (*scale_rows)(const T* panel, const double* weights, index_t n_rows, T* out);
+
+    // Writes the values of c (null: 0) + sum_k a[k * panel + r] * b[k * panel + j] that pass, and of each the
+    // code r * 65536 + j, in order of storage; returns how many. There is room for rows * panel of them.
+    Threshold<T> threshold;
+    Threshold<T> threshold_differences;  // the same for -sum_k (a - b)^2
 };
 
 struct KernelTable {

@@ -4,6 +4,10 @@
 // for code that must run anywhere.
 #pragma once
 
+#if defined(__x86_64__)
+#include <immintrin.h>  // its functions are always inlined
+#endif
+
 #include "tile_kernels.hpp"
 
 namespace repgeom {
@@ -60,8 +64,21 @@ struct Tile {
         return v;
     }
 
+    struct Product {
+        __attribute__((always_inline)) static void add(Vector& sum, const Vector& left, const Vector& right) {
+            sum += left * right;
+        }
+    };
+
+    struct Difference {
+        __attribute__((always_inline)) static void add(Vector& sum, const Vector& left, const Vector& right) {
+            const Vector difference = left - right;
+            sum -= difference * difference;
+        }
+    };
+
     // The inner loop of every kernel. What becomes of a finished tile is the epilogue's affair.
-    template <typename Epilogue>
+    template <typename Step = Product, typename Epilogue>
     __attribute__((always_inline)) static void multiply(const T* __restrict a, const T* __restrict b,
                                                         index_t k, const Epilogue& epilogue) {
         Vector sum[Rows][Vectors] = {};
@@ -73,7 +90,7 @@ struct Tile {
             for (int r = 0; r < Rows; ++r) {
                 const Vector left = a[r] - Vector{};
 #pragma GCC unroll 8
-                for (int v = 0; v < Vectors; ++v) sum[r][v] += left * right[v];
+                for (int v = 0; v < Vectors; ++v) Step::add(sum[r][v], left, right[v]);
             }
         }
         epilogue(sum);
@@ -96,6 +113,90 @@ struct Tile {
 
     static void accumulate(const T* a, const T* b, index_t k, double* c) {
         multiply(a, b, k, ToFloat64<true>{c});
+    }
+
+    // Bit l is set where a[l] >= b[l].
+    __attribute__((always_inline)) static std::uint64_t not_below(const Vector& a, const Vector& b) {
+#if defined(__AVX512F__)
+        if constexpr (Bytes == 64 && sizeof(T) == 4)
+            return _mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_GE_OQ);
+        else if constexpr (Bytes == 64)
+            return _mm512_cmp_pd_mask((__m512d)a, (__m512d)b, _CMP_GE_OQ);
+        else
+#endif
+        {
+            const auto holds = a >= b;
+#if defined(__AVX2__)
+            if constexpr (Bytes == 32 && sizeof(T) == 4)
+                return static_cast<std::uint32_t>(_mm256_movemask_ps((__m256)holds));
+            else if constexpr (Bytes == 32)
+                return static_cast<std::uint32_t>(_mm256_movemask_pd((__m256d)holds));
+            else
+#elif defined(__x86_64__)
+            if constexpr (Bytes == 16 && sizeof(T) == 4)
+                return static_cast<std::uint32_t>(_mm_movemask_ps((__m128)holds));
+            else if constexpr (Bytes == 16)
+                return static_cast<std::uint32_t>(_mm_movemask_pd((__m128d)holds));
+            else
+#endif
+            {
+                std::uint64_t bits = 0;
+                for (index_t l = 0; l < lanes; ++l) bits |= static_cast<std::uint64_t>(holds[l] != 0) << l;
+                return bits;
+            }
+        }
+    }
+
+    struct Passing {
+        const double* c;
+        const Limits<T>& limits;
+        T* values;
+        std::int32_t* codes;
+        index_t& count;
+
+        void operator()(Vector (&sum)[Rows][Vectors]) const {
+            if (c != nullptr) add_up(sum);
+#pragma GCC unroll 16
+            for (int r = 0; r < Rows; ++r) {
+                const Vector limit = limits.row_limit[r] - Vector{}, level = limits.row_level[r] - Vector{};
+                std::uint64_t passing = 0;
+#pragma GCC unroll 8
+                for (int v = 0; v < Vectors; ++v) {
+                    const Vector row_side = load(limits.column_level + v * lanes) - limit;
+                    const Vector column_side = level - load(limits.column_limit + v * lanes);
+                    passing |= not_below(sum[r][v], row_side < column_side ? row_side : column_side)
+                               << (v * lanes);
+                }
+                if (__builtin_expect(passing != 0, 0)) keep(sum[r], r, passing);
+            }
+        }
+
+        void add_up(Vector (&sum)[Rows][Vectors]) const {
+            T tile[Rows * panel];
+            __builtin_memcpy(tile, sum, sizeof tile);
+            for (index_t i = 0; i < Rows * panel; ++i)
+                tile[i] = static_cast<T>(c[i] + static_cast<double>(tile[i]));
+            __builtin_memcpy(sum, tile, sizeof tile);
+        }
+
+        __attribute__((always_inline)) void keep(const Vector (&row)[Vectors], int r,
+                                                 std::uint64_t passing) const {
+            T tile[panel];
+            __builtin_memcpy(tile, row, sizeof tile);
+            for (; passing != 0; passing &= passing - 1, ++count) {
+                const int j = __builtin_ctzll(passing);
+                values[count] = tile[j];
+                codes[count] = r * 65536 + j;
+            }
+        }
+    };
+
+    template <typename Step>
+    static index_t threshold(const T* a, const T* b, index_t k, const double* c, const Limits<T>& limits,
+                             T* values, std::int32_t* codes) {
+        index_t count = 0;
+        multiply<Step>(a, b, k, Passing{c, limits, values, codes, count});
+        return count;
     }
 
     static bool all_finite(const T* values, index_t n) {
@@ -188,9 +289,11 @@ constexpr KernelTable make_table(const char* name) {
     using D = Tile<double, Bytes, Rows, Vectors>;
     return {name,
             {F::panel, F::rows, F::store, F::accumulate, nullptr, F::template pack<Float32>,
-             F::template pack<Float16>, F::template pack<BFloat16>, F::scale_rows},
+             F::template pack<Float16>, F::template pack<BFloat16>, F::scale_rows,
+             F::template threshold<typename F::Product>, F::template threshold<typename F::Difference>},
             {D::panel, D::rows, D::store, D::accumulate, D::template pack<Float64>, D::template pack<Float32>,
-             D::template pack<Float16>, D::template pack<BFloat16>, D::scale_rows},
+             D::template pack<Float16>, D::template pack<BFloat16>, D::scale_rows,
+             D::template threshold<typename D::Product>, D::template threshold<typename D::Difference>},
             D::all_finite,
             D::add,
             F::multiply_add_loop};

@@ -1,4 +1,5 @@
-"""Moments the slow and obvious way, in extended precision or in exact arithmetic. Written for reading."""
+"""Moments and neighbours the slow and obvious way, in extended precision or in exact arithmetic, or in the
+order of operations that is promised to the last bit. Written for reading."""
 
 from __future__ import annotations
 
@@ -67,3 +68,72 @@ def sums_of_state(state: dict[str, Any]) -> tuple[list[Fraction], list[list[Frac
         for i in range(len(shift))
     ]
     return sums, products
+
+
+def lane_sum(terms: Array) -> Array:
+    """Sums over the last axis in the promised order: eight lanes, then a tree."""
+    padded = np.zeros((*terms.shape[:-1], -(-terms.shape[-1] // 8) * 8))
+    padded[..., : terms.shape[-1]] = terms
+    lanes = np.zeros((*terms.shape[:-1], 8))
+    for first in range(0, padded.shape[-1], 8):
+        lanes = lanes + padded[..., first : first + 8]
+    pairs = lanes[..., 0::2] + lanes[..., 1::2]
+    return (pairs[..., 0] + pairs[..., 1]) + (pairs[..., 2] + pairs[..., 3])
+
+
+def normalised(x: Array) -> Array:
+    """Rows times 1 / norm, the norm taken of a row scaled by a power of two near its largest entry."""
+    scale = np.exp2(-np.floor(np.log2(np.abs(x).max(axis=1, keepdims=True))))
+    return x * (scale / np.sqrt(lane_sum((x * scale) ** 2))[:, None])
+
+
+def pair_values(x: Array, y: Array, metric: str = "euclidean", p: float = 2) -> Array:
+    """What orders the pairs, ``[len(x), len(y)]``: squared distances, or distances themselves."""
+    if metric == "cosine":
+        x, y = normalised(x), normalised(y)
+    if metric == "inner_product":
+        return np.stack([-lane_sum(row * y) for row in x])
+    differences = (np.abs(row - y) for row in x)
+    return np.stack([_value(difference, metric, p) for difference in differences])
+
+
+def _value(difference: Array, metric: str, p: float) -> Array:
+    if metric in ("euclidean", "cosine"):
+        return lane_sum(difference * difference)
+    if metric == "manhattan":
+        return lane_sum(difference)
+    if metric == "chebyshev":
+        return difference.max(axis=-1)
+    if metric == "hamming":
+        return (difference != 0).sum(axis=-1).astype(np.float64)
+    largest = difference.max(axis=-1)
+    shares = difference / np.where(largest > 0, largest, 1)[..., None]
+    return largest * lane_sum(shares**p) ** (1 / p)
+
+
+def neighbors(
+    x: Any, k: int, *, queries: Any = None, metric: str = "euclidean", p: float = 2, exclude_self: bool = True
+) -> tuple[Array, Array]:
+    """Distances and indices of the k smallest under (value, index), all values at once."""
+    points = as_numpy(x)
+    rows = points if queries is None else as_numpy(queries)
+    values = pair_values(rows, points, metric, p)
+    if queries is None and exclude_self:
+        np.fill_diagonal(values, np.inf)
+    indices = np.argsort(values, axis=1, kind="stable")[:, :k]
+    nearest = np.take_along_axis(values, indices, axis=1)
+    if metric == "euclidean":
+        nearest = np.sqrt(nearest)
+    if metric == "cosine":
+        nearest = nearest / 2
+    if metric == "hamming":
+        nearest = nearest / points.shape[1]
+    return nearest, indices
+
+
+def ranks_of(x: Any, indices: Array, metric: str = "euclidean", p: float = 2) -> Array:
+    """Rank of every named point among all neighbours of its row."""
+    _, order = neighbors(x, len(x) - 1, metric=metric, p=p)
+    ranks = np.zeros((len(order), len(order)), np.int64)
+    np.put_along_axis(ranks, order, np.arange(1, len(order))[None, :], axis=1)
+    return np.take_along_axis(ranks, indices, axis=1)

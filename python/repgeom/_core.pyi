@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -49,3 +50,25 @@ def update_moments(
     run: int,
     workspace: Workspace,
 ) -> list[int]: ...
+def nearest_neighbors(
+    x: Any,
+    queries: Any,
+    k: int,
+    metric: str,
+    exponent: float,
+    exclude_self: bool,
+    threads: int,
+    instruction_set: str,
+    memory_limit: int,
+    progress: Callable[[float], object] | None,
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64], dict[str, Any]]: ...
+def neighbor_ranks(
+    x: Any,
+    indices: npt.NDArray[np.int64],
+    metric: str,
+    exponent: float,
+    threads: int,
+    instruction_set: str,
+    memory_limit: int,
+    progress: Callable[[float], object] | None,
+) -> tuple[npt.NDArray[np.int64], dict[str, Any]]: ...
