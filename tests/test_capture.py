@@ -6,6 +6,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import architectures
+import repgeom
 from model_families import BUILDERS, LAYERS, WIDTH, batch, build, custom, inputs_for
 from repgeom.capture import capture
 from repgeom.models import anatomy
@@ -592,3 +593,20 @@ def test_module_without_floating_tensor():
         pytest.raises(RuntimeError, match="embed:input: no floating tensor in the input of embed"),
     ):
         activations.run(torch.zeros(1, 3, dtype=torch.long))
+
+
+def test_forwards_that_repgeom_runs_itself_are_not_seen():
+    """An inner capture, an anatomy or a whole run inside the block makes forwards of its own."""
+    model, seen = build("llama"), []
+    with repgeom.capture(
+        model, "resid_post.1", stop_early=False, on_activation=lambda _site, tensor: seen.append(tensor.shape)
+    ) as outer:
+        with repgeom.capture(model, "resid_post.2") as inner:
+            inner.run(**batch(3, 11))
+        repgeom.anatomy(model)
+        repgeom.analyze_model(model=model, dataloader=[batch(2, 6)], layers="0", progress=False)
+        reached = True
+    assert reached
+    assert inner["resid_post.2"].shape[:2] == (3, 11)
+    assert [tuple(shape[:2]) for shape in seen] == [(3, 11)]
+    assert outer.sites == ("resid_post.1",)

@@ -173,7 +173,9 @@ def test_a_small_budget_does_not_read_many_documents(tokenizer: Any) -> None:
 
 def test_text_that_fills_no_chunk_is_refused(tokenizer: Any) -> None:
     n = len(joined(tokenizer, ["short text"])[0])
-    with pytest.raises(ValueError, match=f"fill at least one chunk of 100 tokens, .* got {n} tokens"):
+    with pytest.raises(
+        ValueError, match=rf"fill at least one chunk of 100 tokens \(max_length\), got {n} tokens"
+    ):
         plan_text("short text", tokenizer, batching="chunk", max_length=100)
     assert (
         plan_text("short text", tokenizer, batching="chunk", max_length=100, keep_last=True).n_sequences == 1

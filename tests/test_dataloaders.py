@@ -13,6 +13,7 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import model_families
 from repgeom.dataloaders import forward_signature, iter_dataloader
 from repgeom.demo import MODEL_DIR
 from repgeom.tokens import UNLABELED, TokenPolicy
@@ -351,3 +352,22 @@ def test_a_bad_budget_is_refused(budget: Any) -> None:
     message = re.escape(f"max_tokens must be an integer of at least 0, got {budget!r}")
     with pytest.raises(ValueError, match=message):
         iter_dataloader([GOOD], max_tokens=budget)
+
+
+def test_tuples_that_a_mask_would_be_lost_in_are_refused():
+    class Custom(torch.nn.Module):
+        def forward(self, tokens, mask=None):
+            return tokens if mask is None else tokens * mask
+
+    ids, mask = torch.ones(2, 4, dtype=torch.int64), torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])
+    signature = forward_signature(Custom())
+    with pytest.raises(ValueError, match=r"a mask is understood beside input_ids.*got mask with zeros"):
+        list(iter_dataloader([(ids, mask)], signature=signature))
+    assert len(list(iter_dataloader([(ids, torch.ones_like(mask))], signature=signature))) == 1
+
+
+def test_a_mask_in_the_place_of_a_cache_is_refused():
+    ids = torch.ones(2, 4, dtype=torch.int64)
+    signature = forward_signature(model_families.build("gpt2"))
+    with pytest.raises(ValueError, match="pass a mapping, got a tensor for past_key_values"):
+        list(iter_dataloader([(ids, torch.ones_like(ids))], signature=signature))

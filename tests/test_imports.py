@@ -25,12 +25,16 @@ ORDER = [
     *("tokens", "positions", "documents", "windows", "text", "dataloaders", "equal_lengths"),
     # statistics and measurements on arrays
     *("covariance", "device_moments", "spectrum", "standard_errors", "sample", "similarity", "routing"),
+    *("neighbors", "estimates", "neighborhoods", "two_nn", "gride", "decimation", "local_dimension"),
+    *("dimension", "layer_pairs", "neighbor_overlap", "information_imbalance", "coordinate_imbalance"),
+    *("estimators", "tensor_modules"),
     *("sampling", "rows", "removed", "pooling", "shards", "stored", "vllm"),
     # one pass over a model or over stored activations
-    *("routers", "routed", "collect", "registry", "readings", "metrics"),
+    *("routers", "routed", "collect", "registry", "readings", "spectral_metrics", "neighbor_metrics"),
+    "metrics",
     *("frames", "results", "metadata", "outcome", "request", "measurand", "source", "prepare"),
     *("analysis", "stored_analysis", "smoke"),
-    *("summary", "cli", "__main__"),
+    *("summary", "plots", "cli", "__main__"),
 ]
 RANK = {room: rank for rank, room in enumerate(ORDER)}
 
@@ -43,6 +47,12 @@ ON_ARRAYS = [
     "sample",
     "similarity",
     "routing",
+    "neighbors",
+    "dimension",
+    "neighbor_overlap",
+    "information_imbalance",
+    "coordinate_imbalance",
+    "estimators",
     "registry",
     "results",
 ]

@@ -174,3 +174,8 @@ def test_layers_are_compared_in_their_order(layers):
 def test_options_have_the_rules_of_any_run(layers, options, message):
     with pytest.raises(ValueError, match=message):
         analyze(layers, **options)
+
+
+def test_a_mask_that_leaves_nothing(layers):
+    with pytest.raises(ValueError, match="must leave a row that counts, got none of 60"):
+        analyze(layers, mask=np.zeros((6, 10)))

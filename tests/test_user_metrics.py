@@ -95,7 +95,7 @@ def test_a_failure_loses_nothing():
             raise KeyError("no such thing")
         return layer
 
-    with pytest.warns(RuntimeWarning, match="metric 'broken' failed at resid_pre.1 with KeyError"):
+    with pytest.warns(RuntimeWarning, match=r"metric 'broken' failed with KeyError: .* \(at resid_pre.1\)"):
         found = analyze(metrics="default,broken")
     assert found.metrics["status"].tolist()[1] == "failed: broken"
     assert found.metrics["broken"].isna().tolist() == [False, True, False]
@@ -174,3 +174,36 @@ def test_statistics_cannot_be_changed(need):
     assert found.diagnostics["normalization_ablation"].equals(want.diagnostics["normalization_ablation"])
     for key, values in want.arrays.items():
         assert np.array_equal(found.arrays[key], values), key
+
+
+def test_the_covariance_is_a_copy():
+    @repgeom.metric("rude", needs=["covariance"])
+    def rude(covariance):
+        covariance.update(np.full((1000, covariance.dim), 100.0))
+        return covariance.count
+
+    want, found = analyze(), analyze(metrics="default,rude")
+    assert found.metrics["rude"].tolist() == [count + 1000 for count in want.metrics["tokens_observed"]]
+    assert found.metrics.drop(columns="rude").equals(want.metrics)
+
+
+def test_a_file_that_fails_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for text, said in (
+        ("x = 1\nraise RuntimeError('hm')\n", "line 2: RuntimeError: hm"),
+        ("x = = 1\n", "line 1: SyntaxError"),
+    ):
+        (tmp_path / "bad.py").write_text(text)
+        outcome = CliRunner().invoke(app, ["run", "--load", "bad.py", "--no-progress"])
+        assert outcome.exit_code == 1
+        assert f"bad.py, {said}" in outcome.output
+
+
+def test_the_printed_table_shows_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "import repgeom\n@repgeom.metric('fourth', needs=['count'])\ndef fourth(count):\n    return count\n"
+    )
+    arguments = ["run", "--load", "mine.py", "--metrics", "default,fourth", "--max-tokens", "60"]
+    outcome = CliRunner().invoke(app, [*arguments, "--no-progress"])
+    assert "fourth" in outcome.output

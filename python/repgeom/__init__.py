@@ -15,14 +15,31 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from repgeom.analysis import analyze_model as analyze_model
     from repgeom.capture import capture as capture
+    from repgeom.coordinate_imbalance import coordinate_imbalance as coordinate_imbalance
+    from repgeom.coordinate_imbalance import coordinate_pairs as coordinate_pairs
+    from repgeom.coordinate_imbalance import greedy_selection as greedy_selection
     from repgeom.covariance import Covariance as Covariance
     from repgeom.covariance import CovarianceBank as CovarianceBank
     from repgeom.covariance import cpu_instruction_sets as cpu_instruction_sets
     from repgeom.covariance import cuda_available as cuda_available
+    from repgeom.decimation import two_nn_scaling as two_nn_scaling
+    from repgeom.dimension import select_scale as select_scale
+    from repgeom.estimates import DimensionEstimate as DimensionEstimate
+    from repgeom.estimates import DimensionProfile as DimensionProfile
+    from repgeom.gride import gride as gride
+    from repgeom.information_imbalance import information_imbalance as information_imbalance
+    from repgeom.local_dimension import local_dimension as local_dimension
+    from repgeom.local_dimension import mle_dimension as mle_dimension
     from repgeom.metrics import metric as metric
     from repgeom.models import ModelAnatomy as ModelAnatomy
     from repgeom.models import anatomy as anatomy
     from repgeom.models import load_model as load_model
+    from repgeom.neighbor_overlap import label_overlap as label_overlap
+    from repgeom.neighbor_overlap import mutual_knn as mutual_knn
+    from repgeom.neighbor_overlap import neighbor_overlap as neighbor_overlap
+    from repgeom.neighbors import Neighbors as Neighbors
+    from repgeom.neighbors import knn as knn
+    from repgeom.neighbors import neighbor_ranks as neighbor_ranks
     from repgeom.results import AnalysisResults as AnalysisResults
     from repgeom.results import load_results as load_results
     from repgeom.similarity import layer_cosine as layer_cosine
@@ -33,6 +50,7 @@ if TYPE_CHECKING:
     from repgeom.stored import StoredActivations as StoredActivations
     from repgeom.stored_analysis import analyze_activations as analyze_activations
     from repgeom.tokens import TokenPolicy as TokenPolicy
+    from repgeom.two_nn import two_nn as two_nn
     from repgeom.vllm import open_vllm as open_vllm
 
 __version__ = "0.1.0"
@@ -57,6 +75,24 @@ _HOME = {
     "spectrum": "spectrum",
     "analyze_activations": "stored_analysis",
     "StoredActivations": "stored",
+    "knn": "neighbors",
+    "neighbor_ranks": "neighbors",
+    "Neighbors": "neighbors",
+    "two_nn": "two_nn",
+    "gride": "gride",
+    "two_nn_scaling": "decimation",
+    "local_dimension": "local_dimension",
+    "mle_dimension": "local_dimension",
+    "select_scale": "dimension",
+    "DimensionEstimate": "estimates",
+    "DimensionProfile": "estimates",
+    "neighbor_overlap": "neighbor_overlap",
+    "mutual_knn": "neighbor_overlap",
+    "label_overlap": "neighbor_overlap",
+    "information_imbalance": "information_imbalance",
+    "coordinate_imbalance": "coordinate_imbalance",
+    "coordinate_pairs": "coordinate_imbalance",
+    "greedy_selection": "coordinate_imbalance",
     "TokenPolicy": "tokens",
     "open_vllm": "vllm",
 }

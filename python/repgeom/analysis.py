@@ -89,17 +89,18 @@ def analyze_model(
         layers: ``"all"``, ``"0,3,7"``, ``"0:12:2"``, or indices.
         hook_point: One or several (separated by commas, or in a list) of ``residual_input`` (what enters each
             block), ``residual_output``, ``attn_out`` and ``mlp_out`` (what a block's two branches add),
-            ``resid_mid`` (between them), ``embed``, ``final_norm``, ``module_input:<path>``,
-            ``module_output:<path>``. With several, tables have a column ``site``.
+            ``resid_mid`` (between them; in post-norm blocks before their norm), ``embed``, ``final_norm``,
+            ``module_input:<path>``, ``module_output:<path>``. With several, tables have a column ``site``.
         tower: Path of the stack of blocks, where a model has several (``"encoder"``); default: the one that
             feeds the output, or the encoder where the data are plain text or token ids.
         metrics: Measurements, in a list or separated by commas: ``spectrum``, ``sample``, ``novelty``,
-            ``router`` and those registered with :func:`repgeom.metric`. ``"default"`` is the first three.
+            ``dimension``, ``overlap``, ``imbalance``, ``router`` and those registered with
+            :func:`repgeom.metric`. ``"default"``, and none, is the first three.
         diagnostics: ``normalization_ablation``, and registered measurements of scope "table".
         output_router_logits: Count where the routers of a mixture of experts send the tokens; ``"auto"``: if
             there are any.
         pool: Keep pooled vectors of sequences: some of ``last``, ``mean``, ``first`` and ``max``, over the
-            tokens that count.
+            tokens that count; one that holds NaN or infinity passes it on.
         sequence_limit: Sequences that are pooled, a seeded sample, the same ones in every layer.
         sample_limit: Tokens whose activations are kept, the same ones in every layer.
         novelty_k: Leading eigenvectors compared between consecutive layers.

@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from repgeom.anatomy import ModelAnatomy
 from repgeom.arguments import token_inputs
+from repgeom.probe import probing_level
 from repgeom.sites import Site, Sum, Tap, resolve
 
 _Place = tuple[str, str]
@@ -59,6 +60,7 @@ class Activations:
         self._expected = {(tap.path, tap.side): tap.calls for site in sites for tap in site.taps if tap.calls}
         self._miscalled: list[str] = []
         self._running = False
+        self._level = probing_level()
         # Sites that no forward has reached yet; emptied when an error has named them.
         self._unseen = set(self.sites)
         self._seen_forward = self._seen_part = False
@@ -276,7 +278,8 @@ def _hook(
             places.setdefault((tap.path, tap.side), []).append((site, tap))
     handles.append(
         model.register_forward_pre_hook(
-            lambda _module, args, kwargs: activations._begin(args, kwargs), with_kwargs=True
+            lambda _module, args, kwargs: activations._begin(args, kwargs) if _heeded(activations) else None,
+            with_kwargs=True,
         )
     )
     for (path, side), here in places.items():
@@ -287,7 +290,11 @@ def _hook(
             )
         else:
             handles.append(module.register_forward_hook(partial(_after, activations, here)))
-    handles.append(model.register_forward_hook(lambda _module, _args, _output: activations._complete()))
+    handles.append(
+        model.register_forward_hook(
+            lambda _module, _args, _output: activations._complete() if _heeded(activations) else None
+        )
+    )
 
 
 def _as_written() -> AbstractContextManager[object]:
@@ -297,6 +304,11 @@ def _as_written() -> AbstractContextManager[object]:
     return nullcontext() if set_stance is None else set_stance("force_eager")
 
 
+def _heeded(activations: Activations) -> bool:
+    """Whether this forward is one to look at, and none that repgeom runs to find something out."""
+    return probing_level() == activations._level
+
+
 def _before(
     activations: Activations,
     taps: list[tuple[Site, Tap]],
@@ -304,10 +316,12 @@ def _before(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> None:
-    activations._observe(taps, {"args": args, "kwargs": kwargs})
+    if _heeded(activations):
+        activations._observe(taps, {"args": args, "kwargs": kwargs})
 
 
 def _after(
     activations: Activations, taps: list[tuple[Site, Tap]], _module: nn.Module, _args: Any, output: Any
 ) -> None:
-    activations._observe(taps, output)
+    if _heeded(activations):
+        activations._observe(taps, output)

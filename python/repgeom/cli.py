@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import runpy
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ Examples:
   repgeom run gpt2 --text book.txt --max-tokens 50000
   repgeom run ./my-model --layers 0:12:2 --out runs/mine
   repgeom run gpt2 --hook-point attn_out,mlp_out --pool last,mean
+  repgeom run gpt2 --metrics default,dimension,overlap --sample-limit 5000 --plot
   repgeom run gpt2 --first 1 --high-norm 10      without BOS and attention sinks
   repgeom run gpt2 --load my_metrics.py --metrics default,kurtosis
   repgeom run gpt2 --dry-run           what it would do, and what that costs
@@ -79,7 +81,10 @@ def run(
     ] = None,
     layers: Annotated[str, typer.Option(help="all, 0,3,7 or 0:12:2.")] = "all",
     metrics: Annotated[
-        str, typer.Option(help="default (spectrum,sample,novelty), router, and those of --load.")
+        str,
+        typer.Option(
+            help="default (spectrum,sample,novelty), dimension, overlap, imbalance, router, those of --load."
+        ),
     ] = "default",
     diagnostics: Annotated[str, typer.Option(help="normalization_ablation.")] = "",
     load: Annotated[
@@ -135,6 +140,10 @@ def run(
     ] = None,
     trust_remote_code: Annotated[
         bool, typer.Option("--trust-remote-code", help="Let code of the checkpoint run.")
+    ] = False,
+    plot: Annotated[
+        bool,
+        typer.Option("--plot", help="Draw dimension.png beside the results (with --metrics dimension)."),
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan, with memory and time, and stop.")
@@ -193,7 +202,13 @@ def run(
             _show(interrupt.results)
             typer.echo(f"repgeom: {interrupt}", err=True)
             raise typer.Exit(EXIT_INTERRUPTED) from None
+        if plot and results.artifact_dir is not None:
+            from repgeom.plots import save_dimension_figure
+
+            figure = save_dimension_figure(results, results.artifact_dir / "dimension.png")
     _show(results)
+    if plot:
+        typer.echo(f"Figure: {figure}")
     if _incomplete(results):
         raise typer.Exit(EXIT_INCOMPLETE)
 
@@ -248,7 +263,12 @@ def _load(file: Path) -> None:
     """Runs a file of the user's, for the metrics that it registers."""
     if not file.is_file():
         raise ValueError(f"--load must be a Python file, got {str(file)!r}, which does not exist")
-    runpy.run_path(str(file), run_name=file.stem)
+    try:
+        runpy.run_path(str(file), run_name=file.stem)
+    except Exception as error:
+        line = traceback.extract_tb(error.__traceback__)[-1].lineno
+        at = getattr(error, "lineno", None) or line
+        raise ValueError(f"{file}, line {at}: {type(error).__name__}: {error}") from error
 
 
 def _fresh_folder(model: str | None) -> Path:

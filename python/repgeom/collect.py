@@ -6,7 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from repgeom.routed import RouterCounts
 from repgeom.routers import Router
 from repgeom.rows import BatchRows
 from repgeom.sampling import BitArray, Draw, IntArray, TokenSample, place_bits, stream_bits
-from repgeom.tokens import TokenBatch
+from repgeom.tokens import UNLABELED, TokenBatch
 
 HIGH_NORM = "high_norm"
 
@@ -81,20 +81,28 @@ class LayerStatistics:
 
 @dataclass
 class SampledTokens:
-    """Token ids, sequence numbers and positions of the sample, by place; -1 where unknown."""
+    """What is known of the sampled tokens, by place; -1 where unknown, -100 for labels.
+
+    Attributes:
+        token_ids: int64 ``[m]``.
+        sequence_ids: Number of the sequence in the data.
+        positions: Place in the sequence.
+        labels: Of the token, or of its sequence.
+    """
 
     token_ids: IntArray
     sequence_ids: IntArray
     positions: IntArray
+    labels: IntArray
 
     @classmethod
     def empty(cls, limit: int) -> SampledTokens:
         """Room for ``limit`` tokens."""
-        return cls(*(np.full(limit, -1, np.int64) for _ in range(3)))
+        return cls(*(np.full(limit, value, np.int64) for value in (-1, -1, -1, UNLABELED)))
 
     def at(self, places: IntArray) -> SampledTokens:
         """Those at some places."""
-        return SampledTokens(self.token_ids[places], self.sequence_ids[places], self.positions[places])
+        return SampledTokens(*(getattr(self, field.name)[places] for field in fields(self)))
 
 
 @dataclass
@@ -259,9 +267,9 @@ class Collector:
             self.n_removed[reason] += int(where.sum())
         draw = self.sample.draw(len(counted), self._bits(rows, counted))
         chosen = counted[draw.rows]
-        for name in ("token_ids", "sequence_ids", "positions"):
-            values = getattr(rows, name)
-            getattr(self.tokens, name)[draw.slots] = -1 if values is None else values[chosen]
+        for known in fields(self.tokens):
+            values, unknown = getattr(rows, known.name), UNLABELED if known.name == "labels" else -1
+            getattr(self.tokens, known.name)[draw.slots] = unknown if values is None else values[chosen]
         segments = None if self.sequences is None else self.sequences.draw(rows)
         self._batch = _Batch(rows, draw, chosen, segments)
 

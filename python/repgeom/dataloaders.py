@@ -145,8 +145,15 @@ class _Reader:
             return self._from_mapping(batch, where)
         if isinstance(batch, tuple | list):
             named = dict(zip(self.parameters, batch, strict=False))
+            cached = [name for name in named if name.startswith("past_") and isinstance(named[name], Tensor)]
+            if cached:
+                rule = f"{where}: a tuple is taken in the order of the model's forward; pass a mapping"
+                raise refusal(rule, f"a tensor for {cached[0]}")
             if len(named) == len(batch) and "input_ids" in named:
                 return self._from_mapping(named, where)
+            if self.policy.padding == "drop" and (masks := masking(named)):
+                rule = f"{where}: a mask is understood beside input_ids; pass a mapping with that name"
+                raise refusal(rule, f"{', '.join(masks)} with zeros")
             return self._from_arguments(tuple(batch), where)
         if isinstance(batch, Tensor):
             return self._from_arguments((batch,), where)

@@ -135,6 +135,9 @@ class Measurand:
 
     def _missing(self, point: str, layer: int) -> str:
         """Why a block does not have a site of this kind; empty if it has."""
+        if point in MODEL_SITES and self.anatomy is not None:
+            absent = self.anatomy.embedding is None if point == "embed" else self.anatomy.final_norm is None
+            return f"{self.anatomy.model_class} has none" if absent else ""
         kind = BLOCK_SITES.get(point)
         if kind not in BRANCH_SITES or self.anatomy is None:
             return ""

@@ -28,6 +28,7 @@ PACKAGES = ("torch", "numpy", "pandas", "transformers")
 
 def model_label(model: nn.Module) -> str:
     """How the model calls itself: ``name_or_path``, else its config's, else its class."""
+    model = getattr(model, "_orig_mod", model)
     config = getattr(model, "config", None)
     names = (getattr(model, "name_or_path", None), getattr(config, "_name_or_path", None))
     return next((name for name in names if isinstance(name, str) and name), type(model).__name__)
@@ -40,6 +41,7 @@ def model_key(label: str) -> str:
 
 def describe_model(model: nn.Module) -> dict[str, Any]:
     """Class, configuration and precision."""
+    model = getattr(model, "_orig_mod", model)
     values = config_values(model)
     parameter = next(model.parameters(), None)
     return {

@@ -1,4 +1,4 @@
-"""Measurements: the built-in ones, and how all that were asked for are run and become tables."""
+"""Measurements: which were asked for, how they are run, and how they become tables."""
 
 from __future__ import annotations
 
@@ -10,22 +10,25 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from repgeom import neighbor_metrics, spectral_metrics
 from repgeom.arrays import Float64Array
 from repgeom.checks import is_peer
 from repgeom.collect import Collector, LayerStatistics, paired_rows
 from repgeom.covariance import Covariance
 from repgeom.pooling import parse_pooling
-from repgeom.readings import Readings, Settings, paired
+from repgeom.readings import Readings, Settings, in_all, paired
 from repgeom.registry import EVIDENCE, OF_COVARIANCE, Measurement, measurements, metric
-from repgeom.sample import normalization_ablation, sample_svd_metrics
-from repgeom.similarity import LayerView, novelty_row
-from repgeom.spectrum import Spectrum
-from repgeom.standard_errors import spectral_standard_errors
+from repgeom.tokens import UNLABELED
 
 __all__ = ["Measured", "measure", "metric", "needs", "parse_diagnostics", "parse_metrics", "removed_tokens"]
 
-DEFAULT = ("spectrum", "sample", "novelty")
+GROUPS = {
+    "default": ("spectrum", "sample", "novelty"),
+    "dimension": ("dimension", "dimension_profile"),
+    "overlap": ("overlap", "overlap_pairs", "label_overlap"),
+}
 ROUTER = "router"
+BUILT_IN = (spectral_metrics, neighbor_metrics)  # which register themselves
 
 
 def parse_metrics(metrics: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -37,12 +40,18 @@ def parse_metrics(metrics: str | Sequence[str] | None) -> tuple[str, ...]:
     """
     names = metrics.split(",") if isinstance(metrics, str) else list(metrics or ())
     names = [name.strip() for name in names] or ["default"]
-    known = [*measurements(), ROUTER]
+    known = _known()
     unknown = sorted(set(names) - {*known, "default"})
     if unknown:
         raise ValueError(f"metrics must be among {['default', *known]}, got {unknown}")
-    wanted = {*names, *(DEFAULT if "default" in names else ())}
+    wanted = {member for name in names for member in GROUPS.get(name, (name,))}
     return tuple(name for name in known if name in wanted)
+
+
+def _known() -> list[str]:
+    """Names of all measurements, the default ones first."""
+    others = [name for name in measurements() if name not in GROUPS["default"]]
+    return [*GROUPS["default"], *others, ROUTER]
 
 
 def parse_diagnostics(diagnostics: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -66,7 +75,8 @@ def parse_pool(pool: str | Sequence[str] | None, names: Sequence[str]) -> tuple[
         ValueError: A name that is no pooling, or none where a measurement reads pooled vectors.
     """
     poolings = parse_pooling(pool)
-    if "pooled" in needs(names) and not poolings:
+    own = [name for name in names if name in measurements() and not measurements()[name].built_in]
+    if "pooled" in needs(own) and not poolings:
         raise ValueError("metrics that read pooled vectors need pool=, such as pool='last', got none")
     return poolings
 
@@ -75,65 +85,6 @@ def needs(names: Sequence[str]) -> set[str]:
     """The statistics that some measurements read."""
     known = measurements()
     return {need for name in names if name in known for need in known[name].needs}
-
-
-@metric("spectrum", needs=["spectrum", "mean", "eigenvectors", "sample", "settings"])
-def _spectrum(
-    *,
-    spectrum: Spectrum,
-    mean: Float64Array,
-    eigenvectors: Float64Array,
-    sample: Float64Array,
-    settings: Settings,
-) -> dict[str, Any]:
-    columns: dict[str, Any] = dict(spectrum.metrics)
-    if is_peer(settings.compat):
-        return columns
-    columns["rank"] = spectrum.rank
-    columns["d_pr_debiased"] = spectrum.d_pr_debiased
-    columns["near_rank_one"] = spectrum.near_rank_one
-    if len(sample) >= 2 and spectrum.status != "zero":
-        columns |= spectral_standard_errors(
-            sample, mean, spectrum.eigenvalues, eigenvectors, count=int(spectrum.count or 0)
-        )
-    return columns
-
-
-@metric("sample", needs=["sample", "settings"])
-def _sample(*, sample: Float64Array, settings: Settings) -> dict[str, Any]:
-    return sample_svd_metrics(sample, compat=settings.compat)
-
-
-@metric("novelty", needs=["layer", "leading", "rank", "sample", "settings"], scope="pair")
-def _novelty(
-    *,
-    layer: tuple[int, int],
-    leading: tuple[Float64Array, Float64Array],
-    rank: tuple[int, int],
-    sample: tuple[Float64Array, Float64Array],
-    settings: tuple[Settings, Settings],
-) -> dict[str, Any]:
-    views = [LayerView(*side) for side in zip(layer, leading, rank, sample, strict=True)]
-    return novelty_row(
-        views[0],
-        views[1],
-        model_key=settings[0].model_key,
-        model_label=settings[0].model_label,
-        novelty_k=settings[0].novelty_k,
-        compat=settings[0].compat,
-    )
-
-
-@metric("normalization_ablation", needs=["sample", "settings"], scope="table")
-def _normalization_ablation(
-    *, sample: Mapping[int, Float64Array], settings: Mapping[int, Settings]
-) -> list[dict[str, Any]]:
-    rows = []
-    for layer, values in sample.items():
-        run = settings[layer]
-        labels = {"model_key": run.model_key, "model_label": run.model_label, "layer": layer}
-        rows += normalization_ablation(values, compat=run.compat, labels=labels)
-    return rows
 
 
 @dataclass
@@ -145,7 +96,7 @@ class Measured:
     diagnostics: dict[str, pd.DataFrame] = field(default_factory=dict)
     eigenvalues: dict[str, Float64Array] = field(default_factory=dict)
     arrays: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
-    failures: list[str] = field(default_factory=list)
+    failures: dict[str, list[str]] = field(default_factory=dict)
 
     def metrics_table(self) -> pd.DataFrame:
         """The metrics, with the columns in the order of the fullest row."""
@@ -259,8 +210,12 @@ def _measure_tables(
         usable = [
             layer for layer in layers if not (OF_COVARIANCE & set(measurement.needs) and layer.count < 2)
         ]
+        everywhere = in_all(usable)
         arguments = {
-            need: {_key(layer, several): getattr(layer, need) for layer in usable}
+            need: {
+                _key(layer, several): layer.sampled(everywhere) if need == "common" else getattr(layer, need)
+                for layer in usable
+            }
             for need in measurement.needs
         }
         try:
@@ -268,7 +223,7 @@ def _measure_tables(
         except Exception as error:
             if measurement.built_in:
                 raise
-            measured.failures.append(_failure(measurement, "", error))
+            measured.failures.setdefault(_failure(measurement, error), [])
             continue
         if len(table.columns):
             measured.diagnostics[measurement.name] = table
@@ -298,7 +253,7 @@ def _columns(
     except Exception as error:
         if measurement.built_in:
             raise
-        measured.failures.append(_failure(measurement, where, error))
+        measured.failures.setdefault(_failure(measurement, error), []).append(where)
         return None
     return columns
 
@@ -312,9 +267,8 @@ def _number(name: str, value: Any) -> Any:
     raise ValueError(f"{name} must be one number, got {type(value).__name__}")
 
 
-def _failure(measurement: Measurement, where: str, error: Exception) -> str:
-    at = f" at {where}" if where else ""
-    return f"metric {measurement.name!r} failed{at} with {type(error).__name__}: {error}"
+def _failure(measurement: Measurement, error: Exception) -> str:
+    return f"metric {measurement.name!r} failed with {type(error).__name__}: {error}"
 
 
 def _identity(
@@ -379,6 +333,8 @@ def _record_sample(measured: Measured, collector: Collector, sample: Any) -> Non
     measured.arrays["sample.token_ids"] = sample.tokens.token_ids
     measured.arrays["sample.sequence_ids"] = sample.tokens.sequence_ids
     measured.arrays["sample.positions"] = sample.tokens.positions
+    if (sample.tokens.labels != UNLABELED).any():
+        measured.arrays["sample.labels"] = sample.tokens.labels
     for site, rows in sample.rows.items():
         measured.arrays[f"sample.{collector.layers[site].name}"] = rows
     if collector.sequences is not None:

@@ -94,7 +94,9 @@ def conclude(
 
 
 def _notes(collector: Collector, measured: Measured, interrupted: bool) -> list[str]:
-    notes = list(measured.failures)
+    notes = [
+        f"{said} (at {', '.join(places)})" if places else said for said, places in measured.failures.items()
+    ]
     for layer in collector.layers.values():
         if layer.nonfinite:
             notes.append(

@@ -13,7 +13,15 @@ from torch import Tensor, nn
 from repgeom.anatomy import ModelAnatomy
 from repgeom.arguments import Arguments, ordinary_tokens, token_inputs
 from repgeom.capture import capture
-from repgeom.probe import accepts, config_values, evaluating, one_line, parameters, relative_error
+from repgeom.probe import (
+    accepts,
+    config_values,
+    evaluating,
+    one_line,
+    parameters,
+    probing,
+    relative_error,
+)
 
 # Tokens that follow those of the probe: padding in some rows, text in others.
 _EXTRA = 4
@@ -130,7 +138,7 @@ def _errors(model: nn.Module, anatomy: ModelAnatomy, sites: tuple[str, ...], n: 
         right, masked, prefix = (relative_error(a, b) for a, b in pairs)
         found.append((right, masked, prefix))
 
-    with evaluating(model):
+    with probing(), evaluating(model):
         for (args, kwargs), look in ((_alone(anatomy), remember), (_padded(model, anatomy), compare)):
             with capture(model, sites, on_activation=look, anatomy=anatomy) as activations:
                 activations.run(*args, **kwargs)

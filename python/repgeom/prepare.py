@@ -61,7 +61,7 @@ def prepare(request: Request) -> Run:
     collector.routing = _routing(request, measurand, families)
     collector.seconds["load"] = time.perf_counter() - started
     label = measurand.label
-    settings = Settings(model_key(label), label, names, request.novelty_k, request.compat)
+    settings = Settings(model_key(label), label, names, request.novelty_k, request.compat, request.threads)
     metadata = {
         "model_id": label,
         "max_tokens": request.max_tokens,
@@ -72,7 +72,7 @@ def prepare(request: Request) -> Run:
         "pool": list(poolings),
         "hook_targets": measurand.targets,
         "num_blocks": measurand.num_blocks,
-        "metrics": sorted(families),
+        "metrics": sorted({*families, *([ROUTER] if collector.routing else [])}),
         "diagnostics": sorted(wanted),
         "save_mode": mode,
         "run_name": request.run_name,
@@ -99,9 +99,11 @@ def _routing(request: Request, measurand: Measurand, families: tuple[str, ...]) 
     Raises:
         ValueError: They were asked for and there are none.
     """
-    demanded = request.output_router_logits is True or ROUTER in families
-    if request.output_router_logits is False and not demanded:
+    if request.output_router_logits is False:
+        if ROUTER in families:
+            raise ValueError("metrics='router' needs output_router_logits to be 'auto' or True, got False")
         return None
+    demanded = request.output_router_logits is True or ROUTER in families
     if measurand.only_modules and not demanded:
         return None
     try:

@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeAlias
@@ -162,7 +163,7 @@ def record(
                 enter = partial(recorder.enter, path)
                 handles.append(module.register_forward_pre_hook(enter, with_kwargs=True))
                 handles.append(module.register_forward_hook(leave, with_kwargs=True))
-        with evaluating(model), seeded(model, seed), eagerly(), torch.no_grad():
+        with probing(), evaluating(model), seeded(model, seed), eagerly(), torch.no_grad():
             output = model(*arguments[0], **arguments[1])
     finally:
         for handle in handles:
@@ -193,7 +194,7 @@ def entering(model: nn.Module, arguments: tuple[Any, Any], call: Call, key: Key)
 
     handle = call.module.register_forward_pre_hook(enter, with_kwargs=True)
     try:
-        with evaluating(model), seeded(model, 0), eagerly(), torch.no_grad():
+        with probing(), evaluating(model), seeded(model, 0), eagerly(), torch.no_grad():
             model(*arguments[0], **arguments[1])
     except _Arrived:
         pass
@@ -204,6 +205,24 @@ def entering(model: nn.Module, arguments: tuple[Any, Any], call: Call, key: Key)
 
 def _is_integer(value: Any) -> bool:
     return isinstance(value, Tensor) and value.dtype in (torch.int64, torch.int32)
+
+
+_LEVEL: ContextVar[int] = ContextVar("probing", default=0)
+
+
+def probing_level() -> int:
+    """How many :func:`probing` blocks this is inside of."""
+    return _LEVEL.get()
+
+
+@contextmanager
+def probing() -> Iterator[None]:
+    """Forwards inside the block are repgeom's own: captures that were begun outside of it do not see them."""
+    token = _LEVEL.set(_LEVEL.get() + 1)
+    try:
+        yield
+    finally:
+        _LEVEL.reset(token)
 
 
 @contextmanager

@@ -13,7 +13,10 @@ import numpy.typing as npt
 from repgeom.arrays import Float64Array
 from repgeom.collect import Collector, LayerStatistics, PairedRows, SampledTokens
 from repgeom.covariance import Covariance
+from repgeom.neighbors import Neighbors, knn
 from repgeom.spectrum import Spectrum, eigenpairs, spectrum
+
+MAX_NEIGHBORS = 64
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Settings:
     metrics: tuple[str, ...]
     novelty_k: int
     compat: str | None
+    threads: int | None = None
 
 
 class Readings:
@@ -49,12 +53,16 @@ class Readings:
         return self.statistics.layer
 
     @property
-    def covariance(self) -> Covariance:
-        """Of all tokens that count."""
+    def _covariance(self) -> Covariance:
         covariance = self.statistics.covariance
         if covariance is None:
             raise ValueError(f"{self.statistics.site}: no covariance was collected")
         return covariance
+
+    @property
+    def covariance(self) -> Covariance:
+        """Of all tokens that count; a copy, as one measurement must not change what another one reads."""
+        return Covariance(self._covariance.dim).merge(self._covariance)
 
     @property
     def count(self) -> int:
@@ -67,11 +75,11 @@ class Readings:
     @property
     def mean(self) -> Float64Array:
         """``[d]``."""
-        return self.covariance.mean
+        return self._covariance.mean
 
     @cached_property
     def _eigenpairs(self) -> tuple[Float64Array, Float64Array]:
-        values, vectors = eigenpairs(self.covariance)
+        values, vectors = eigenpairs(self._covariance)
         return _fixed(values), _fixed(vectors)
 
     @property
@@ -96,8 +104,8 @@ class Readings:
         """Of the covariance."""
         return spectrum(
             self._eigenpairs[0],
-            count=self.covariance.count,
-            resolution=self.covariance.resolution,
+            count=self._covariance.count,
+            resolution=self._covariance.resolution,
             compat=self.settings.compat,
         )
 
@@ -120,6 +128,20 @@ class Readings:
     def sample(self) -> Float64Array:
         """``[m, d]``, the sampled rows that are finite."""
         return self.sampled(self.finite)
+
+    @property
+    def common(self) -> Float64Array:
+        """:attr:`sample`, where no other layer is compared."""
+        return self.sample
+
+    @cached_property
+    def neighbors(self) -> Neighbors | None:
+        """Of the rows of :attr:`sample` among themselves."""
+        n = len(self.sample)
+        if n < 3:
+            return None
+        rows = np.ascontiguousarray(self.sample)
+        return knn(rows, min(MAX_NEIGHBORS, n - 1), threads=self.settings.threads)
 
     @property
     def tokens(self) -> SampledTokens:
@@ -146,12 +168,17 @@ def _fixed(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return array
 
 
+def in_all(layers: list[Readings]) -> npt.NDArray[np.bool_]:
+    """bool ``[m]``, the sampled tokens that are finite in every layer."""
+    return np.logical_and.reduce([layer.finite for layer in layers]) if layers else np.empty(0, np.bool_)
+
+
 def paired(left: Readings, right: Readings, need: str) -> tuple[Any, Any]:
     """A statistic of two layers; sampled tokens are those that are finite in both."""
-    if need not in ("sample", "tokens"):
+    if need not in ("sample", "common", "tokens"):
         return getattr(left, need), getattr(right, need)
     both = left.finite & right.finite
-    if need == "sample":
+    if need != "tokens":
         return left.sampled(both), right.sampled(both)
     tokens = left._sample.tokens.at(np.flatnonzero(both))
     return tokens, tokens

@@ -18,7 +18,9 @@ STATISTICS = {
     "eigenvectors": "of the covariance, float64 [d, d], columns in the same order",
     "spectrum": "Spectrum: eigenvalues and every spectral metric",
     "sample": "activations of the sampled tokens, [m, d]; the same tokens in every layer",
-    "tokens": "of the sampled tokens: token_ids, sequence_ids, positions",
+    "common": "as sample, but only tokens that are finite in every layer that is compared",
+    "neighbors": "Neighbors of the sample, up to 64 of them; None with fewer than 3 tokens",
+    "tokens": "of the sampled tokens: token_ids, sequence_ids, positions, labels",
     "pooled": "pooled sequence vectors, {pooling: [s, d]}",
     "layer": "index of the layer",
     "leading": "the first novelty_k eigenvectors, float64 [d, k]",
@@ -74,7 +76,9 @@ def metric(name: str, *, needs: Sequence[str], scope: Scope = "layer") -> Callab
     eigenvectors    of the covariance, float64 ``[d, d]``, columns in the same order
     spectrum        :class:`~repgeom.Spectrum`: eigenvalues and every spectral metric
     sample          activations of the sampled tokens, ``[m, d]``, the same tokens in every layer
-    tokens          of the sampled tokens: ``token_ids``, ``sequence_ids``, ``positions``
+    common          as ``sample``, but only the tokens that are finite in every layer that is compared
+    neighbors       :class:`~repgeom.Neighbors` of the sample, up to 64; None with fewer than 3 tokens
+    tokens          of the sampled tokens: ``token_ids``, ``sequence_ids``, ``positions``, ``labels``
     pooled          pooled sequence vectors, ``{pooling: [s, d]}``; needs ``pool=`` in the run
     layer           index of the layer
     leading, rank   the first ``novelty_k`` eigenvectors, ``[d, k]``, and the numerical rank

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from repgeom.anatomy import Block, ModelAnatomy
 from repgeom.arguments import Arguments, batch_candidates
 from repgeom.checks import refusal
-from repgeom.probe import Key, config_values, evaluating, pick, same
+from repgeom.probe import Key, config_values, evaluating, pick, probing, same
 
 EXPERTS: Final = (
     "num_experts",
@@ -232,7 +232,7 @@ def _probed(
     for (args, kwargs), more in itertools.product(candidates, options):
         listener = _Listener(blocks)
         try:
-            with listener.listening(model, paths), evaluating(model), torch.no_grad():
+            with probing(), listener.listening(model, paths), evaluating(model), torch.no_grad():
                 output = model(*args, **{**kwargs, **more})
         except (TypeError, ValueError, RuntimeError, LookupError, AttributeError) as error:
             problem = error

@@ -27,6 +27,7 @@ class BatchRows:
         token_ids: ``[n]`` or None.
         sequence_ids: ``[n]`` number of the sequence in the source, or None.
         positions: ``[n]`` place in the sequence, or None.
+        labels: ``[n]`` of the positions or their sequences, -100 for none; or None.
         n_padding: Padding among the positions.
     """
 
@@ -36,6 +37,7 @@ class BatchRows:
     token_ids: IntArray | None = None
     sequence_ids: IntArray | None = None
     positions: IntArray | None = None
+    labels: IntArray | None = None
     n_padding: int = 0
 
     def __len__(self) -> int:
@@ -59,6 +61,7 @@ class BatchRows:
             token_ids=None if batch.token_ids is None else _flat(batch.token_ids),
             sequence_ids=_repeated(batch.sequence_ids, columns),
             positions=np.tile(np.arange(columns), rows),
+            labels=_labels(batch.kwargs.get("labels"), (rows, columns)),
             n_padding=batch.n_padding,
         )
 
@@ -75,6 +78,15 @@ class BatchRows:
             sequence_ids=_repeated(sequences, per_sequence) if known else None,
             positions=np.arange(n) % per_sequence if known else None,
         )
+
+
+def _labels(labels: Any, shape: tuple[int, int]) -> IntArray | None:
+    """Integer labels ``[batch, seq]``, or one for each sequence, as one for each position."""
+    if not isinstance(labels, Tensor) or labels.is_floating_point():
+        return None
+    if labels.shape == shape:
+        return _flat(labels)
+    return _repeated(labels.reshape(-1), shape[1]) if labels.numel() == shape[0] else None
 
 
 def _flat(tensor: Tensor) -> npt.NDArray[Any]:

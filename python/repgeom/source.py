@@ -136,6 +136,11 @@ def open_source(measurand: Measurand, data: Peekable | None, request: Request) -
             f"text needs a tokenizer, and none came with {measurand.label}: pass one as tokenizer "
             "(--tokenizer), or a dataloader of token ids"
         )
+    if _stream(measurand) == "decoder":
+        raise ValueError(
+            f"text is read by an encoder; {measurand.tower or 'what was asked for'} reads decoder_input_ids: "
+            "give a dataloader of batches with them"
+        )
     documents, known_as = _documents(request.text)
     plan = plan_text(
         documents,

@@ -126,7 +126,7 @@ def analyze_activations(
         sequences=SequenceSample(TokenSample(sequence_limit, seed=seed)) if poolings else None,
         poolings=poolings,
     )
-    settings = Settings(model_key(model_label), model_label, names, novelty_k, compat)
+    settings = Settings(model_key(model_label), model_label, names, novelty_k, compat, threads)
     metadata = {
         "model_id": model_label,
         "model_class": None,
@@ -160,6 +160,8 @@ def analyze_activations(
                 if pressed():
                     interrupted = True
                     break
+        if not collector.n_batches:
+            raise ValueError(f"the mask must leave a row that counts, got none of {stored.n_rows}")
         results = conclude(collector, settings, metadata, interrupted=interrupted, started=started)
         if mode is not None:
             results.save(save_dir=target, save_mode=mode, overwrite=overwrite)

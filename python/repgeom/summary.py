@@ -32,6 +32,10 @@ def _fixed(digits: int) -> Callable[[Any], str]:
 # In order of importance: a narrow terminal keeps the first ones.
 COLUMNS = (
     Column("tokens_observed", "tokens", _fixed(0), "real tokens that were measured"),
+    Column("id_two_nn", "ID (2NN)", _fixed(1), "intrinsic dimension of the sampled tokens by TwoNN"),
+    Column("id_two_nn_se", "+-", _fixed(1), "its standard error"),
+    Column("neighbor_overlap", "overlap next", _fixed(3), "nearest neighbours shared with the next layer"),
+    Column("label_overlap", "label overlap", _fixed(3), "nearest neighbours with the same label"),
     Column("d_pr", "dim (PR)", _fixed(1), "participation ratio of the covariance eigenvalues"),
     Column("d_entropy", "dim (entropy)", _fixed(1), "exp of the spectral entropy"),
     Column("top1_share", "top 1", lambda value: f"{value:.1%}", "variance in the first direction"),
@@ -63,7 +67,11 @@ def summary(results: AnalysisResults, stream: TextIO) -> None:
 
 def _present(results: AnalysisResults) -> list[Column]:
     frames = (results.metrics, results.novelty)
-    return [column for column in COLUMNS if any(column.name in frame.columns for frame in frames)]
+    asked = (name for name in results.metadata["metrics"] if name not in {c.name for c in COLUMNS})
+    own = (Column(name, name, lambda value: f"{value:.4g}", "a metric of yours") for name in asked)
+    # Those of the user stand before what a narrow terminal drops.
+    ordered = (COLUMNS[0], *own, *COLUMNS[1:])
+    return [column for column in ordered if any(column.name in frame.columns for frame in frames)]
 
 
 def _fitting(results: AnalysisResults, width: int) -> list[Column]:

@@ -263,7 +263,7 @@ def _check_batching(batching: str, keep_last: bool) -> None:
 def _check_tokens(plan: TextPlan, n_documents: int, n_pending: int) -> None:
     """Refuse a plan without a token that counts."""
     if n_pending and not plan.n_sequences:
-        rule = f"text must fill at least one chunk of {plan.max_length} tokens, or keep_last be set"
+        rule = f"text must fill at least one chunk of {plan.max_length} tokens (max_length)"
         raise refusal(rule, f"{n_pending} tokens")
     if not plan.n_sequences:
         raise refusal("text must give at least one token", f"none from {n_documents} documents")

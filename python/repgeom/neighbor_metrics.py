@@ -1,0 +1,187 @@
+"""What a run reads off nearest neighbours: intrinsic dimension, overlaps, information imbalance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from repgeom.collect import SampledTokens
+from repgeom.dimension import select_scale
+from repgeom.gride import gride
+from repgeom.information_imbalance import information_imbalance
+from repgeom.layer_pairs import LayerPairs
+from repgeom.neighbor_overlap import label_overlap, neighbor_overlap
+from repgeom.neighbors import Neighbors
+from repgeom.readings import Settings
+from repgeom.registry import metric
+from repgeom.tokens import UNLABELED
+from repgeom.two_nn import two_nn
+
+OVERLAP_K = 30
+NAN = float("nan")
+
+Layers = Mapping[Any, npt.NDArray[Any]]
+
+
+@metric("dimension", needs=["sample", "settings"])
+def _dimension(*, sample: npt.NDArray[Any], settings: Settings) -> dict[str, Any]:
+    """TwoNN of the sampled tokens, equal ones taken once."""
+    if len(sample) < 3:
+        return {"id_two_nn": NAN, "id_two_nn_se": NAN, "id_tokens": 0, "id_status": "too few points"}
+    found = two_nn(sample, threads=settings.threads)
+    return {
+        "id_two_nn": found.value,
+        "id_two_nn_se": found.standard_error,
+        "id_tokens": found.n,
+        "id_status": found.status,
+    }
+
+
+@metric("dimension_profile", needs=["sample", "pooled", "settings"], scope="table")
+def _dimension_profile(
+    *,
+    sample: Layers,
+    pooled: Mapping[Any, Mapping[str, npt.NDArray[Any]]],
+    settings: Mapping[Any, Settings],
+) -> list[dict[str, Any]]:
+    """TwoNN and Gride over scales, for tokens and for each pooling; the scale to plot is marked."""
+    threads = next(iter(settings.values())).threads if settings else None
+    sets: dict[str, Layers] = {"tokens": sample, **_pooled(pooled)}
+    rows: list[dict[str, Any]] = []
+    for points, held in sets.items():
+        usable = {layer: x for layer, x in held.items() if len(x) >= 3}
+        profiles = {layer: gride(x, max_rank=64, threads=threads) for layer, x in usable.items()}
+        selected = _plateau(profiles)
+        for layer, x in usable.items():
+            estimates = [("two_nn", 2, two_nn(x, threads=threads))]
+            ranks = profiles[layer].positions
+            estimates += [
+                ("gride", int(rank), found) for rank, found in zip(ranks, profiles[layer], strict=True)
+            ]
+            for method, rank, found in estimates:
+                rows.append(
+                    {
+                        "layer": layer,
+                        "points": points,
+                        "method": method,
+                        "rank": rank,
+                        "dimension": found.value,
+                        "standard_error": found.standard_error,
+                        "independent_error": found.independent_error,
+                        "n": found.n,
+                        "n_dropped": found.n_dropped,
+                        "scale": found.scale,
+                        "selected": method == "gride" and rank == selected,
+                        "status": found.status,
+                    }
+                )
+    return rows
+
+
+@metric("overlap", needs=["common", "settings"], scope="pair")
+def _overlap(*, common: tuple[Any, Any], settings: tuple[Settings, Settings]) -> dict[str, Any]:
+    """Neighbour overlap of consecutive layers."""
+    n = len(common[0])
+    if n < 3:
+        return {"neighbor_overlap": NAN, "neighbor_overlap_se": NAN, "neighbor_overlap_k": 0}
+    k = min(OVERLAP_K, n - 1)
+    found = neighbor_overlap(common[0], common[1], k, threads=settings[0].threads)
+    return {
+        "neighbor_overlap": found.value,
+        "neighbor_overlap_se": found.standard_error,
+        "neighbor_overlap_k": k,
+    }
+
+
+@metric("overlap_pairs", needs=["common", "pooled", "settings"], scope="table")
+def _overlap_pairs(
+    *, common: Layers, pooled: Mapping[Any, Any], settings: Mapping[Any, Settings]
+) -> list[dict[str, Any]]:
+    """Neighbour overlap of all pairs of layers, for tokens and for each pooling."""
+    threads = next(iter(settings.values())).threads if settings else None
+    return [
+        row
+        for points, layers in _sets(common, pooled)
+        for row in _pairs(
+            points, neighbor_overlap(layers, k=min(OVERLAP_K, _rows(layers) - 1), threads=threads), "overlap"
+        )
+    ]
+
+
+@metric("label_overlap", needs=["neighbors", "tokens", "settings"])
+def _label_overlap(
+    *, neighbors: Neighbors | None, tokens: SampledTokens, settings: Settings
+) -> dict[str, Any]:
+    """Share of the neighbours of a token that have its label; nothing where the data have no labels."""
+    labels = tokens.labels
+    if neighbors is None or not len(labels) or (labels == UNLABELED).any():
+        return {}
+    k = min(OVERLAP_K, neighbors.k)
+    found = label_overlap(neighbors, labels, k, threads=settings.threads)
+    return {
+        "label_overlap": found.value,
+        "label_overlap_se": found.standard_error,
+        "label_overlap_chance": found.chance,
+    }
+
+
+@metric("imbalance", needs=["common", "pooled", "settings"], scope="table")
+def _imbalance(
+    *, common: Layers, pooled: Mapping[Any, Any], settings: Mapping[Any, Settings]
+) -> list[dict[str, Any]]:
+    """Information imbalance between all pairs of layers, with exact ranks."""
+    threads = next(iter(settings.values())).threads if settings else None
+    return [
+        row
+        for points, layers in _sets(common, pooled)
+        for row in _pairs(points, information_imbalance(layers, threads=threads), "imbalance")
+    ]
+
+
+def _plateau(profiles: Mapping[Any, Any]) -> int | None:
+    """The rank at which the profiles of all layers are flattest; None where there is none."""
+    try:
+        return select_scale(profiles).position
+    except ValueError:
+        return None
+
+
+def _pooled(pooled: Mapping[Any, Mapping[str, npt.NDArray[Any]]]) -> dict[str, dict[Any, npt.NDArray[Any]]]:
+    """By pooling and layer, the sequences that are finite in every layer."""
+    sets: dict[str, dict[Any, npt.NDArray[Any]]] = {}
+    for layer, vectors in pooled.items():
+        for pooling, rows in vectors.items():
+            sets.setdefault(pooling, {})[layer] = rows
+    for layers in sets.values():
+        finite = np.logical_and.reduce([np.isfinite(rows).all(axis=1) for rows in layers.values()])
+        layers.update({layer: np.ascontiguousarray(rows[finite]) for layer, rows in layers.items()})
+    return sets
+
+
+def _sets(common: Layers, pooled: Mapping[Any, Any]) -> Iterator[tuple[str, dict[Any, npt.NDArray[Any]]]]:
+    """The kinds of points with at least 3 of them and 2 layers."""
+    for points, layers in {"tokens": dict(common), **_pooled(pooled)}.items():
+        if len(layers) >= 2 and _rows(layers) >= 3:
+            yield points, layers
+
+
+def _rows(layers: Layers) -> int:
+    return len(next(iter(layers.values()), ()))
+
+
+def _pairs(points: str, found: LayerPairs, name: str) -> Iterator[dict[str, Any]]:
+    for i, left in enumerate(found.names):
+        for j, right in enumerate(found.names):
+            yield {
+                "left": left,
+                "right": right,
+                "points": points,
+                name: float(found.values[i, j]),
+                "standard_error": float(found.standard_errors[i, j]),
+                "n": found.n,
+                "k": found.k,
+                "chance": found.chance,
+            }
