@@ -48,7 +48,9 @@ def dimension_figure(results: AnalysisResults) -> Figure:
     axes[0].set_ylabel("intrinsic dimension")
     axes[0].set_ylim(bottom=0)
     axes[0].legend(frameon=False)
-    axes[0].set_title(f"{results.metadata['model_id']}, {results.metadata['hook_point']}")
+    # Of a folder only its last two names.
+    name = "/".join(Path(str(results.metadata["model_id"])).parts[-2:])
+    axes[0].set_title(f"{name}, {results.metadata['hook_point']}", fontsize="medium", wrap=True)
     if overlaps:
         _overlaps(axes[1], results.novelty, depth)
     axes[-1].set_xlabel("layer / last measured layer")
