@@ -1,5 +1,6 @@
 // The calls of neighbors.hpp: check, plan, pack, join, write.
 #include "neighbors.hpp"
+#include "denormals.hpp"
 
 #include <string>
 
@@ -298,11 +299,13 @@ class RanksCall : public Call {
 
 Certificate nearest_neighbors(const MatrixView& reference, const MatrixView* queries, index_t k,
                               const NeighborOptions& options, double* distances, index_t* indices) {
+    const DenormalsCount denormals;
     return NearestCall(reference, queries, options).run(k, distances, indices);
 }
 
 Certificate neighbor_ranks(const MatrixView& x, const index_t* points, index_t m,
                            const NeighborOptions& options, index_t* ranks) {
+    const DenormalsCount denormals;
     return RanksCall(x, nullptr, options).run(points, m, ranks);
 }
 

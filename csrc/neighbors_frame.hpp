@@ -85,10 +85,11 @@ inline void order_features(Frame& frame, const std::vector<double>& moments) {
     frame.order = std::move(order);
 }
 
-// Largest norm about 2^20: far from the overflow and the underflow of float32.
+// Largest norm about 2^20: far from the overflow and the underflow of float32; less where the square of the
+// scale would overflow, as the squares of the data underflow there.
 inline double power_of_two_scale(double largest, index_t features) {
     const double norm = 2 * largest * std::sqrt(static_cast<double>(features));
-    return norm > 0 ? std::exp2(20 - std::ceil(std::log2(norm))) : 1.0;
+    return norm > 0 ? std::exp2(std::min(20 - std::ceil(std::log2(norm)), 480.0)) : 1.0;
 }
 
 }  // namespace repgeom

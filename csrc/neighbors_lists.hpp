@@ -175,13 +175,13 @@ class Lists {
     }
 
     void set_limit(index_t row, double key) {
-        const double raised = key + std::abs(key) * (slack_ + frame_.relative) + 1e-300;
+        const double raised = key + std::abs(key) * (slack_ + frame_.relative) + underflow<T>;
         const T key_limit = static_cast<T>(raised * (raised > 0 ? 1 + slack_ : 1 - slack_));
         heads_[row].limit = key_limit;
         for (index_t c = 0; c < frame_.n_centres; ++c) {
             const index_t at = rows_.at(c, row);
             const double limit = static_cast<double>(key_limit) - static_cast<double>(rows_.level[at]);
-            rows_.limit[at] = static_cast<T>(limit + std::abs(limit) * slack_);
+            rows_.limit[at] = static_cast<T>(limit + std::abs(limit) * slack_ + underflow<T>);
         }
     }
 

@@ -39,6 +39,9 @@ class AlignedArray {
 // where they are in float32, and their differences are above all keys as well.
 template <typename T>
 constexpr T no_limit = std::is_same_v<T, float> ? T(0x1p100) : T(0x1p1022);
+// What underflow may amount to in a key, for each feature: scaled coordinates are below 2^20.
+template <typename T>
+constexpr double underflow = std::is_same_v<T, float> ? 0x1p-100 : 0x1p-960;
 template <typename T>
 constexpr T never = std::is_same_v<T, float> ? T(0x1p120) : T(0x1p1023);
 
@@ -169,7 +172,8 @@ class PanelPacker {
             for (index_t c = 0; c < frame_.n_centres; ++c) {
                 double delta = 0;
                 const double level = level_of(residuals + j * stride, squares[j], panels.centre[p], c, delta);
-                const double share = shares_.share(squares[j], weighted[j], delta, level);
+                const double share = shares_.share(squares[j], weighted[j], delta, level) +
+                                     underflow<T> * static_cast<double>(frame_.features + 16);
                 const T low = static_cast<T>(level - share);
                 const index_t at = panels.at(c, position);
                 panels.level[at] = low;

@@ -35,7 +35,7 @@ class Ranks {
         if (!(key <= limit_[row])) return;
         ++survivors_[row];
         const double* keys = keys_.data() + row * m_;
-        const double low = static_cast<double>(key), margin = std::abs(low) * relative() + 1e-300;
+        const double low = static_cast<double>(key), margin = std::abs(low) * relative() + underflow<T>;
         const index_t first = count_below(keys, m_, low - margin);
         if (first == m_) return;
         const double gap = static_cast<double>(columns_.gap[columns_.at(rows_.centre_of(row), column)]) +
@@ -96,11 +96,12 @@ class Ranks {
         std::sort(thresholds, thresholds + m_);
         for (index_t q = 0; q < m_; ++q) keys_[row * m_ + q] = thresholds[q].value * frame_.to_key;
         const double last = keys_[(row + 1) * m_ - 1];
-        const double limit = last + std::abs(last) * relative() + 1e-300;
+        const double limit = last + std::abs(last) * relative() + underflow<T>;
         limit_[row] = static_cast<T>(limit);
         for (index_t c = 0; c < frame_.n_centres; ++c) {
             const double reach = limit - static_cast<double>(rows_.level[rows_.at(c, row)]);
-            rows_.limit[rows_.at(c, row)] = static_cast<T>(reach + std::abs(reach) * relative());
+            rows_.limit[rows_.at(c, row)] =
+                static_cast<T>(reach + std::abs(reach) * relative() + underflow<T>);
         }
     }
 

@@ -11,6 +11,8 @@
 #include <utility>
 #include <vector>
 
+#include "denormals.hpp"
+
 #ifdef __linux__
 #include <pthread.h>
 #include <sched.h>
@@ -73,6 +75,7 @@ struct ThreadTeam::Shared {
 #endif
 
     void drain(int thread) {
+        const DenormalsCount denormals;
         try {
             for (index_t task; (task = next.fetch_add(1)) < count;) (*work)(task, thread);
         } catch (...) {

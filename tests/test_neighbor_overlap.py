@@ -234,3 +234,9 @@ def test_values_that_are_not_finite_are_named_by_row():
     for call in (lambda: neighbor_overlap(points(), x), lambda: label_overlap(x, np.zeros(120))):
         with pytest.raises(ValueError, match="17"):
             call()
+
+
+@pytest.mark.parametrize("k", [2.5, "5", 0, True])
+def test_k_must_be_a_number_of_neighbours(k):
+    with pytest.raises(ValueError, match="k must be an integer of at least 1"):
+        label_overlap(points(), np.zeros(120, int), k=k)

@@ -577,3 +577,45 @@ def test_results_are_frozen_and_say_how_they_were_found():
 def test_the_number_of_threads_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(os.environ, "REPGEOM_NUM_THREADS", "1")
     assert_exact(knn(X, 2), X, 2)
+
+
+@pytest.mark.parametrize("scale", [1e-20, 1e-25, 1e-30, 1e-60])
+@pytest.mark.parametrize("metric", ["euclidean", "inner_product"])
+def test_points_far_closer_together_than_float32_can_tell(scale, metric):
+    """One row of size 1 sets the scale of the filter, in which the others vanish."""
+    x = np.random.default_rng(0).standard_normal((64, 31))
+    x[1:] *= scale
+    found = knn(x, 63, metric=metric)
+    ranks = neighbor_ranks(x, found.indices, metric=metric).ranks
+    assert (ranks == np.arange(1, 64)).all()
+    assert (np.sort(found.indices, axis=1) >= 0).all()
+
+
+@pytest.mark.parametrize("scale", [1e-100, 1e-140, 1e-151])
+def test_tiny_points_have_the_neighbours_of_large_ones(scale):
+    x = np.random.default_rng(1).standard_normal((80, 20))
+    power = 2.0 ** round(np.log2(scale))
+    want, found = knn(x, 7), knn(x * power, 7)
+    np.testing.assert_array_equal(found.indices, want.indices)
+    ranks = neighbor_ranks(x * power, found.indices).ranks
+    assert (ranks == np.arange(1, 8)).all()
+
+
+def test_no_neighbour_is_missing_where_squares_underflow():
+    found = knn(np.random.default_rng(2).standard_normal((64, 20)) * 1e-306, 5)
+    assert found.indices.min() >= 0
+    assert np.isfinite(found.distances).all()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_denormal_numbers_count_whatever_the_processor_is_told(threads):
+    x = (np.random.default_rng(3).standard_normal((300, 40)) * 1e-6).astype(np.float16)
+    want = knn(x, 5, threads=threads)
+    assert torch.set_flush_denormal(True)
+    try:
+        found = knn(x, 5, threads=threads)
+        ranks = neighbor_ranks(x, found.indices, threads=threads).ranks
+    finally:
+        torch.set_flush_denormal(False)
+    np.testing.assert_array_equal(found.indices, want.indices)
+    assert (ranks == np.arange(1, 6)).all()

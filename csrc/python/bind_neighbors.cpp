@@ -1,6 +1,8 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <chrono>
+#include <thread>
 #include <utility>
 
 #include "arrays.hpp"
@@ -33,9 +35,19 @@ Metric metric_of(const std::string& name) {
     return Metric::euclidean;
 }
 
+bool finalizing() {
+#if PY_VERSION_HEX >= 0x030D0000
+    return Py_IsFinalizing() != 0;
+#else
+    return _Py_IsFinalizing() != 0;
+#endif
+}
+
 // Ctrl-C stops the work, and the caller's own function may.
 std::function<void(double)> tell(const py::object& progress) {
     return [&progress](double share) {
+        // A daemon thread that wants the lock while Python goes down would be ended by force.
+        while (finalizing()) std::this_thread::sleep_for(std::chrono::seconds(1));
         const py::gil_scoped_acquire acquire;
         if (PyErr_CheckSignals() != 0) throw py::error_already_set();
         if (!progress.is_none()) progress(share);

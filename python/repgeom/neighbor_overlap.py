@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from repgeom.checks import FloatArray, refusal
+from repgeom.checks import FloatArray, check_integer, refusal
 from repgeom.estimates import Estimates, IntArray, over_layers
 from repgeom.layer_pairs import LayerPairs, Space, check_same_rows, named_layers
 from repgeom.neighborhoods import pair_error, shared_error
@@ -109,6 +109,7 @@ def label_overlap(
         ValueError: Labels of another length or with NaN, a fraction outside (0, 1], NaN or infinity, k below
             1 or above n - 1.
     """
+    check_integer("k", k, 1)
     classes, counts = _classes(labels)
     if class_fraction is not None and not 0 < class_fraction <= 1:
         raise refusal("class_fraction must be in (0, 1]", repr(class_fraction))

@@ -129,7 +129,7 @@ def knn(
 ) -> Neighbors:
     r"""The k nearest neighbours of every row, exactly.
 
-    The neighbours of row i are the k smallest under :math:`(D(i, j), j)`, where
+    The neighbours of row i are the k smallest under :math:`(D^2(i, j), j)`, where
 
     .. math:: D^2(i, j) = \sum_c (x_{ic} - x_{jc})^2
 
