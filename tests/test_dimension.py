@@ -523,3 +523,17 @@ def test_values_that_are_not_finite_are_named_by_row(measure: Any, bad: float):
     x[17, 1] = bad
     with pytest.raises(ValueError, match="17"):
         measure(x)
+
+
+def test_jitter_moves_points_apart_that_all_have_copies():
+    x = np.random.default_rng(4).standard_normal((60, 3))
+    found = two_nn(np.repeat(x, 2, axis=0), duplicates="jitter")
+    assert found.ok
+    assert found.n == 120
+    assert 0.5 < found.value < 6
+
+
+def test_counts_of_a_mean_of_local_values_add_up():
+    x = np.r_[np.eye(30), np.random.default_rng(0).standard_normal((3, 30)) * 50]
+    found = mle_dimension(x, k=3, combine="mean").overall
+    assert found.n + found.n_dropped == len(x)

@@ -81,6 +81,29 @@ def test_overlaps_and_imbalances_of_all_pairs(found):
         assert row["neighbor_overlap_se"] == pytest.approx(want.standard_error)
 
 
+def test_tokens_without_a_label_are_left_out_of_the_label_overlap():
+    labelled = []
+    for batch in BATCHES:
+        labels = batch["input_ids"] % 3
+        labels[0, :5] = -100
+        labelled.append({**batch, "labels": labels})
+    found = analyze(labelled)
+    known = found.arrays["sample.labels"] != -100
+    assert 0 < known.sum() < len(known)
+    for layer, rows in samples(found).items():
+        want = repgeom.label_overlap(rows[known], found.arrays["sample.labels"][known], 30)
+        assert found.metrics["label_overlap"][layer] == pytest.approx(want.value)
+        assert found.metrics["label_overlap_tokens"][layer] == known.sum()
+
+
+def test_copies_among_the_tokens_are_counted(found):
+    """Equal tokens are equal points where nothing but the embedding is there."""
+    rows = samples(found)
+    near = [repgeom.knn(rows[layer], 1).distances[:, 0] == 0 for layer in (0, 1)]
+    assert near[0].any()
+    assert found.novelty["neighbor_overlap_copies"][0] == (near[0] | near[1]).sum()
+
+
 @pytest.mark.parametrize("per_token", [True, False])
 def test_labels_of_the_data(per_token):
     labelled = []

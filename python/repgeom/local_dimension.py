@@ -251,4 +251,11 @@ def _recombined(
         influence[usable] = np.sign(values - value) * (high - low) / 0.4 / n
     independent = float(np.sqrt(np.sum(influence**2)))
     error = max(independent, shared_error(influence, indices, indices.shape[1]))
-    return dataclasses.replace(overall, value=value, standard_error=error, independent_error=independent, n=n)
+    return dataclasses.replace(
+        overall,
+        value=value,
+        standard_error=error,
+        independent_error=independent,
+        n=n,
+        n_dropped=overall.n + overall.n_dropped - n,
+    )

@@ -14,7 +14,7 @@ from repgeom.gride import gride
 from repgeom.information_imbalance import information_imbalance
 from repgeom.layer_pairs import LayerPairs
 from repgeom.neighbor_overlap import label_overlap, neighbor_overlap
-from repgeom.neighbors import Neighbors
+from repgeom.neighbors import knn
 from repgeom.readings import Settings
 from repgeom.registry import metric
 from repgeom.tokens import UNLABELED
@@ -84,15 +84,19 @@ def _dimension_profile(
 @metric("overlap", needs=["common", "settings"], scope="pair")
 def _overlap(*, common: tuple[Any, Any], settings: tuple[Settings, Settings]) -> dict[str, Any]:
     """Neighbour overlap of consecutive layers."""
-    n = len(common[0])
-    if n < 3:
-        return {"neighbor_overlap": NAN, "neighbor_overlap_se": NAN, "neighbor_overlap_k": 0}
-    k = min(OVERLAP_K, n - 1)
-    found = neighbor_overlap(common[0], common[1], k, threads=settings[0].threads)
+    k = min(OVERLAP_K, len(common[0]) - 1)
+    value, error, copies = NAN, NAN, 0
+    if k >= 2:
+        near = [knn(np.ascontiguousarray(rows), k, threads=settings[0].threads) for rows in common]
+        found = neighbor_overlap(near[0], near[1], k)
+        value, error = found.value, found.standard_error
+        # Neighbours at distance 0 are in the order of the tokens in both layers, and so agree.
+        copies = int(np.logical_or(*(side.distances[:, 0] == 0 for side in near)).sum())
     return {
-        "neighbor_overlap": found.value,
-        "neighbor_overlap_se": found.standard_error,
-        "neighbor_overlap_k": k,
+        "neighbor_overlap": value,
+        "neighbor_overlap_se": error,
+        "neighbor_overlap_k": max(k, 0),
+        "neighbor_overlap_copies": copies,
     }
 
 
@@ -111,20 +115,19 @@ def _overlap_pairs(
     ]
 
 
-@metric("label_overlap", needs=["neighbors", "tokens", "settings"])
-def _label_overlap(
-    *, neighbors: Neighbors | None, tokens: SampledTokens, settings: Settings
-) -> dict[str, Any]:
-    """Share of the neighbours of a token that have its label; nothing where the data have no labels."""
-    labels = tokens.labels
-    if neighbors is None or not len(labels) or (labels == UNLABELED).any():
+@metric("label_overlap", needs=["sample", "tokens", "settings"])
+def _label_overlap(*, sample: npt.NDArray[Any], tokens: SampledTokens, settings: Settings) -> dict[str, Any]:
+    """Among the labelled tokens the share of neighbours with the same label; nothing without labels."""
+    labelled = tokens.labels != UNLABELED
+    rows, labels = np.ascontiguousarray(sample[labelled]), tokens.labels[labelled]
+    if len(rows) < 3:
         return {}
-    k = min(OVERLAP_K, neighbors.k)
-    found = label_overlap(neighbors, labels, k, threads=settings.threads)
+    found = label_overlap(rows, labels, min(OVERLAP_K, len(rows) - 1), threads=settings.threads)
     return {
         "label_overlap": found.value,
         "label_overlap_se": found.standard_error,
         "label_overlap_chance": found.chance,
+        "label_overlap_tokens": found.n,
     }
 
 

@@ -222,9 +222,11 @@ def _jittered(x: Any, copies: IntArray, found: Neighbors, search: Search) -> Flo
     if search.metric == "precomputed":
         raise refusal("duplicates='jitter' needs points", "a distance matrix")
     points = as_float64(x, "x", 2).copy()
-    nearest = found.distances[:, 0]
-    apart = nearest[nearest > 0]
-    length = 0.5 * float(np.median(apart)) if len(apart) else 0.0
+    # Half the usual distance between points that are distinct; where every point has a copy, too.
+    distinct = np.flatnonzero(first_of_copies(found) == np.arange(len(points)))
+    length = 0.0
+    if len(distinct) > 1:
+        length = 0.5 * float(np.median(_knn(points[distinct], 1, search).distances))
     noise = np.random.default_rng(search.seed).standard_normal((len(copies), points.shape[1]))
     points[copies] += length / np.sqrt(points.shape[1]) * noise
     return np.asarray(points)
