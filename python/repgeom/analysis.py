@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from repgeom.capture import Activations, capture
-from repgeom.interrupts import deferred_interrupt
+from repgeom.interrupts import announce, deferred_interrupt
 from repgeom.measurand import BLOCK_SITES, running
 from repgeom.outcome import MeasurementWarning, RunInterrupted, conclude
 from repgeom.plan import Plan, eigenproblem_seconds, memory_needed
@@ -141,7 +140,7 @@ def analyze_model(
     options = {name: value for name, value in locals().items() if name != "progress"}
     started = time.perf_counter()
     run = prepare(Request(**options))
-    with deferred_interrupt(_announce) as pressed:
+    with deferred_interrupt(announce) as pressed:
         cut_short = _collect(run, progress, pressed)
         metadata = {**run.metadata, "padding_check": run.source.padding.to_dict()}
         results = conclude(run.collector, run.settings, metadata, interrupted=cut_short, started=started)
@@ -152,11 +151,6 @@ def analyze_model(
     for note in results.metadata["warnings"]:
         warnings.warn(note, MeasurementWarning, stacklevel=2)
     return results
-
-
-def _announce() -> None:
-    notice = "Ctrl-C: finishing this batch and measuring what was seen (again to stop at once)"
-    tqdm.write(notice, file=sys.stderr)
 
 
 def plan_analysis(

@@ -28,8 +28,7 @@ class DimensionEstimate:
         value: The dimension; NaN when ``status`` is not ``"ok"``.
         standard_error: Of ``value``. Neighbouring points share neighbours, so their ratios are not
             independent: influences of rows are summed over shared neighbours before they are squared. Never
-                below
-            ``independent_error``.
+            below ``independent_error``.
         independent_error: The error of as many independent ratios (asymptotic, or Fisher's information), as
             other programs report it: about 0.6 to 0.9 of the true one on real neighbours.
         n: Points that the value rests on.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,3 +37,11 @@ def deferred_interrupt(on_interrupt: Callable[[], None]) -> Iterator[Callable[[]
         yield lambda: pressed
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def announce() -> None:
+    """Says on standard error, past a progress bar, what the first Ctrl-C does."""
+    from tqdm import tqdm
+
+    notice = "Ctrl-C: finishing this batch and measuring what was seen (again to stop at once)"
+    tqdm.write(notice, file=sys.stderr)

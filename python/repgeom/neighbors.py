@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -28,16 +28,7 @@ Metric: TypeAlias = Literal[
     "precomputed",
 ]
 
-METRICS: Final = (
-    "euclidean",
-    "cosine",
-    "inner_product",
-    "manhattan",
-    "chebyshev",
-    "minkowski",
-    "hamming",
-    "precomputed",
-)
+METRICS: Final[tuple[str, ...]] = get_args(Metric)
 MAX_THREADS: Final = 1024
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from tqdm import tqdm
 
 from repgeom.checks import check_integer, is_peer
 from repgeom.collect import Collector, LayerStatistics
-from repgeom.interrupts import deferred_interrupt
+from repgeom.interrupts import announce, deferred_interrupt
 from repgeom.metadata import model_key
 from repgeom.metrics import needs, parse_diagnostics, parse_metrics, parse_pool
 from repgeom.outcome import MeasurementWarning, RunInterrupted, conclude
@@ -147,7 +146,7 @@ def analyze_activations(
         "seed": seed,
         **({} if run_metadata is None else {"run_metadata": dict(run_metadata)}),
     }
-    with deferred_interrupt(_announce) as pressed:
+    with deferred_interrupt(announce) as pressed:
         interrupted = False
         with tqdm(
             total=stored.n_tokens, unit="tok", unit_scale=True, disable=not progress, desc="measuring"
@@ -201,8 +200,3 @@ def _add(collector: Collector, batch: StoredBatch, max_tokens: int | None) -> No
     for name, rows in batch.rows.items():
         collector.add(name, rows[:count])
     collector.end()
-
-
-def _announce() -> None:
-    notice = "Ctrl-C: finishing this batch and measuring what was seen (again to stop at once)"
-    tqdm.write(notice, file=sys.stderr)
