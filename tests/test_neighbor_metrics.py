@@ -177,3 +177,13 @@ def test_the_command_line_draws_it(tmp_path, monkeypatch):
 def test_a_figure_needs_dimensions():
     with pytest.raises(ValueError, match="needs a run with metrics='dimension'"):
         dimension_figure(analyze(metrics="default"))
+
+
+def test_a_figure_that_cannot_be_drawn_is_refused_before_the_run(monkeypatch):
+    outcome = CliRunner().invoke(app, ["run", "--plot", "--no-progress"])
+    assert outcome.exit_code == 1
+    assert "--plot needs --metrics with dimension, got 'default'" in outcome.output
+    monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
+    outcome = CliRunner().invoke(app, ["run", "--plot", "--metrics", "dimension", "--no-progress"])
+    assert outcome.exit_code == 1
+    assert "--plot needs matplotlib" in outcome.output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import runpy
 import sys
 import traceback
@@ -160,6 +161,8 @@ def run(
 
         if load is not None:
             _load(load)
+        if plot:
+            _check_plot(metrics)
         options: dict[str, Any] = {
             "text": text,
             "tokenizer": tokenizer,
@@ -257,6 +260,14 @@ def smoke(
             for line in check(out_dir or Path(scratch) / "smoke"):
                 typer.echo(line)
         typer.echo(f"everything works{f'; results: {out_dir}' if out_dir else ''}")
+
+
+def _check_plot(metrics: str) -> None:
+    """Refuse a figure that could not be drawn before anything is measured."""
+    if "dimension" not in [name.strip() for name in metrics.split(",")]:
+        raise ValueError(f"--plot needs --metrics with dimension, got {metrics!r}")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ValueError("--plot needs matplotlib (pip install 'repgeom[plot]'), got none")
 
 
 def _load(file: Path) -> None:
