@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <cstdlib>
 #include <exception>
 #include <mutex>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "denormals.hpp"
+#include "watch.hpp"
 
 #ifdef __linux__
 #include <pthread.h>
@@ -149,6 +151,41 @@ void ThreadTeam::run(index_t count, const std::function<void(index_t, int)>& wor
     shared_->drain(0);
     for (int busy; (busy = shared_->busy.load()) != 0;) wait_while(shared_->busy, busy);
     if (shared_->error) std::rethrow_exception(std::exchange(shared_->error, nullptr));
+}
+
+void run_watched(const std::function<void()>& work, const std::function<void()>& poll,
+                 const std::function<void()>& stop) {
+    std::mutex mutex;
+    std::condition_variable changed;
+    bool done = false;
+    std::exception_ptr error, interruption;
+    std::thread worker([&] {
+        const DenormalsCount denormals;
+        try {
+            work();
+        } catch (...) {
+            error = std::current_exception();
+        }
+        const std::lock_guard lock(mutex);
+        done = true;
+        changed.notify_one();
+    });
+    std::unique_lock lock(mutex);
+    while (!changed.wait_for(lock, std::chrono::milliseconds(50), [&] { return done; })) {
+        if (interruption) continue;
+        lock.unlock();
+        try {
+            poll();
+        } catch (...) {
+            interruption = std::current_exception();
+            stop();
+        }
+        lock.lock();
+    }
+    lock.unlock();
+    worker.join();
+    if (interruption) std::rethrow_exception(interruption);
+    if (error) std::rethrow_exception(error);
 }
 
 }  // namespace repgeom

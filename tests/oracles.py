@@ -1,8 +1,9 @@
-"""Moments and neighbours the slow and obvious way, in extended precision or in exact arithmetic, or in the
-order of operations that is promised to the last bit. Written for reading."""
+"""Moments, neighbours and persistence the slow and obvious way, in extended precision or in exact arithmetic,
+or in the order of operations that is promised to the last bit. Written for reading."""
 
 from __future__ import annotations
 
+import itertools
 from fractions import Fraction
 from typing import Any
 
@@ -10,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+Bars = list[tuple[float, float]]
+Column = dict[int, int]
 
 
 def as_numpy(array: Any) -> Array:
@@ -137,3 +140,77 @@ def ranks_of(x: Any, indices: Array, metric: str = "euclidean", p: float = 2) ->
     ranks = np.zeros((len(order), len(order)), np.int64)
     np.put_along_axis(ranks, order, np.arange(1, len(order))[None, :], axis=1)
     return np.take_along_axis(ranks, indices, axis=1)
+
+
+def flag_simplices(
+    distances: Array, dim: int, threshold: float = np.inf
+) -> list[tuple[float, tuple[int, ...]]]:
+    """(longest edge, vertices) of every simplex up to the threshold, in the order of the filtration."""
+    vertices = list(itertools.combinations(range(len(distances)), dim + 1))
+    table = np.asarray(vertices, np.intp).reshape(-1, dim + 1)
+    lengths = distances[table[:, :, None], table[:, None, :]].max(axis=(1, 2), initial=0)
+    pairs = zip(lengths.tolist(), vertices, strict=True)
+    return sorted((length, simplex) for length, simplex in pairs if length <= threshold and length < np.inf)
+
+
+def boundary(simplex: tuple[int, ...]) -> list[tuple[int, tuple[int, ...]]]:
+    """(sign, face) for every face: the i-th is without the i-th vertex and has the sign (-1)^i."""
+    return [((-1) ** i, simplex[:i] + simplex[i + 1 :]) for i in range(len(simplex))]
+
+
+def pivots(columns: list[Column], field: int) -> list[int | None]:
+    """The lowest row of each column once the columns before it were added to it while that lowers it."""
+    if field == 2:
+        return _pivots_mod_2([sum(1 << row for row in column) for column in columns])
+    reduced: dict[int, Column] = {}
+    found: list[int | None] = []
+    for first in columns:
+        column = dict(first)
+        while column and max(column) in reduced:
+            lowest = max(column)
+            factor = column[lowest]
+            for row, value in reduced[lowest].items():
+                column[row] = (column.get(row, 0) - factor * value) % field
+                if column[row] == 0:
+                    del column[row]
+        found.append(max(column) if column else None)
+        if column:
+            inverse = pow(column[max(column)], -1, field)
+            reduced[max(column)] = {row: value * inverse % field for row, value in column.items()}
+    return found
+
+
+def _pivots_mod_2(columns: list[int]) -> list[int | None]:
+    """The same with the rows as the bits of an integer, so that adding is exclusive or."""
+    reduced: dict[int, int] = {}
+    found: list[int | None] = []
+    for first in columns:
+        column = first
+        while column.bit_length() in reduced:
+            column ^= reduced[column.bit_length()]
+        found.append(column.bit_length() - 1 if column else None)
+        if column:
+            reduced[column.bit_length()] = column
+    return found
+
+
+def rips_bars(distances: Any, max_dim: int, field: int = 2, threshold: float = np.inf) -> list[Bars]:
+    """Bars of the Vietoris-Rips filtration by reduction of its boundary matrices over Z/field.
+
+    Per dimension the sorted (birth, death), without bars of length zero; death is infinite for a class that
+    never dies. An infinite distance is an edge that never comes.
+    """
+    table = as_numpy(distances)
+    faces = flag_simplices(table, 0, threshold)
+    creates = [True] * len(faces)
+    bars: list[Bars] = []
+    for dim in range(max_dim + 1):
+        cofaces = flag_simplices(table, dim + 1, threshold)
+        row = {simplex: i for i, (_, simplex) in enumerate(faces)}
+        columns = [{row[face]: sign % field for sign, face in boundary(simplex)} for _, simplex in cofaces]
+        lowest = pivots(columns, field)
+        death = {i: cofaces[j][0] for j, i in enumerate(lowest) if i is not None}
+        found = [(faces[i][0], death.get(i, np.inf)) for i in range(len(faces)) if creates[i]]
+        bars.append(sorted((born, dies) for born, dies in found if born < dies))
+        faces, creates = cofaces, [i is None for i in lowest]
+    return bars

@@ -17,7 +17,7 @@ HEAVY = {"torch", "transformers", "pandas"}
 
 # Every room of the package; a room imports only rooms above it. A folder is one room.
 ORDER = [
-    *("_core", "demo", "checks", "arrays", "interrupts", "plan", "artifact"),
+    *("_core", "demo", "checks", "threads", "memory", "arrays", "interrupts", "plan", "artifact"),
     # models
     *("probe", "arguments", "stacks", "readout", "towers", "anatomy", "models"),
     *("additions", "branches", "sites", "capture", "padding"),
@@ -27,11 +27,12 @@ ORDER = [
     *("covariance", "device_moments", "spectrum", "standard_errors", "sample", "similarity", "routing"),
     *("neighbors", "estimates", "neighborhoods", "two_nn", "gride", "decimation", "local_dimension"),
     *("dimension", "layer_pairs", "neighbor_overlap", "information_imbalance", "coordinate_imbalance"),
+    *("vectorizations", "diagrams", "diagram_distances", "clouds", "landmarks", "found_diagrams", "homology"),
     *("estimators", "tensor_modules"),
     *("sampling", "rows", "removed", "pooling", "shards", "stored", "vllm"),
     # one pass over a model or over stored activations
-    *("routers", "routed", "collect", "registry", "readings", "spectral_metrics", "neighbor_metrics"),
-    "metrics",
+    *("routers", "routed", "collect", "registry", "readings", "point_sets"),
+    *("spectral_metrics", "neighbor_metrics", "homology_metrics", "metrics"),
     *("frames", "results", "metadata", "outcome", "request", "measurand", "source", "prepare"),
     *("analysis", "stored_analysis", "smoke"),
     *("summary", "plots", "cli", "__main__"),
@@ -52,6 +53,8 @@ ON_ARRAYS = [
     "neighbor_overlap",
     "information_imbalance",
     "coordinate_imbalance",
+    "homology",
+    "diagrams",
     "estimators",
     "registry",
     "results",

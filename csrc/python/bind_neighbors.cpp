@@ -1,11 +1,8 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
-#include <chrono>
-#include <thread>
-#include <utility>
-
 #include "arrays.hpp"
+#include "calls.hpp"
 #include "cpu_dispatch.hpp"
 #include "neighbors.hpp"
 
@@ -14,45 +11,6 @@ namespace repgeom::python {
 namespace {
 
 using Indices = py::array_t<index_t, py::array::c_style>;
-
-Metric metric_of(const std::string& name) {
-    constexpr std::pair<const char*, Metric> metrics[] = {
-        {"euclidean", Metric::euclidean},
-        {"cosine", Metric::cosine},
-        {"inner_product", Metric::inner_product},
-        {"manhattan", Metric::manhattan},
-        {"chebyshev", Metric::chebyshev},
-        {"minkowski", Metric::minkowski},
-        {"hamming", Metric::hamming},
-        {"precomputed", Metric::precomputed},
-    };
-    std::string rule = "metric must be one of";
-    for (const auto& [known, metric] : metrics) {
-        if (name == known) return metric;
-        rule.append(" ").append(known);
-    }
-    require(false, rule, name);
-    return Metric::euclidean;
-}
-
-bool finalizing() {
-#if PY_VERSION_HEX >= 0x030D0000
-    return Py_IsFinalizing() != 0;
-#else
-    return _Py_IsFinalizing() != 0;
-#endif
-}
-
-// Ctrl-C stops the work, and the caller's own function may.
-std::function<void(double)> tell(const py::object& progress) {
-    return [&progress](double share) {
-        // A daemon thread that wants the lock while Python goes down would be ended by force.
-        while (finalizing()) std::this_thread::sleep_for(std::chrono::seconds(1));
-        const py::gil_scoped_acquire acquire;
-        if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-        if (!progress.is_none()) progress(share);
-    };
-}
 
 NeighborOptions make_options(const std::string& metric, double exponent, int threads,
                              const std::string& instruction_set, std::size_t memory_limit,

@@ -7,6 +7,7 @@ void bind_machine(pybind11::module_& module);
 void bind_random(pybind11::module_& module);
 void bind_covariance(pybind11::module_& module);
 void bind_neighbors(pybind11::module_& module);
+void bind_homology(pybind11::module_& module);
 
 }  // namespace repgeom::python
 
@@ -16,4 +17,5 @@ PYBIND11_MODULE(_core, module) {
     repgeom::python::bind_random(module);
     repgeom::python::bind_covariance(module);
     repgeom::python::bind_neighbors(module);
+    repgeom::python::bind_homology(module);
 }

@@ -23,11 +23,17 @@ if TYPE_CHECKING:
     from repgeom.covariance import cpu_instruction_sets as cpu_instruction_sets
     from repgeom.covariance import cuda_available as cuda_available
     from repgeom.decimation import two_nn_scaling as two_nn_scaling
+    from repgeom.diagram_distances import bottleneck_distance as bottleneck_distance
+    from repgeom.diagram_distances import wasserstein_distance as wasserstein_distance
+    from repgeom.diagrams import PersistenceDiagrams as PersistenceDiagrams
     from repgeom.dimension import select_scale as select_scale
     from repgeom.estimates import DimensionEstimate as DimensionEstimate
     from repgeom.estimates import DimensionProfile as DimensionProfile
     from repgeom.gride import gride as gride
+    from repgeom.homology import rips as rips
+    from repgeom.homology import rips_estimate as rips_estimate
     from repgeom.information_imbalance import information_imbalance as information_imbalance
+    from repgeom.landmarks import farthest_points as farthest_points
     from repgeom.local_dimension import local_dimension as local_dimension
     from repgeom.local_dimension import mle_dimension as mle_dimension
     from repgeom.metrics import metric as metric
@@ -93,6 +99,12 @@ _HOME = {
     "coordinate_imbalance": "coordinate_imbalance",
     "coordinate_pairs": "coordinate_imbalance",
     "greedy_selection": "coordinate_imbalance",
+    "rips": "homology",
+    "rips_estimate": "homology",
+    "farthest_points": "landmarks",
+    "PersistenceDiagrams": "diagrams",
+    "bottleneck_distance": "diagram_distances",
+    "wasserstein_distance": "diagram_distances",
     "TokenPolicy": "tokens",
     "open_vllm": "vllm",
 }

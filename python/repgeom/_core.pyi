@@ -72,3 +72,28 @@ def neighbor_ranks(
     memory_limit: int,
     progress: Callable[[float], object] | None,
 ) -> tuple[npt.NDArray[np.int64], dict[str, Any]]: ...
+def rips(
+    clouds: list[Any],
+    kind: str,
+    metric: str,
+    exponent: float,
+    max_dim: int,
+    field: int,
+    threshold: float,
+    min_persistence: float,
+    representatives: bool,
+    method: str,
+    threads: int,
+    instruction_set: str,
+    progress: Callable[[float], object] | None,
+) -> list[dict[str, Any]]: ...
+def farthest_points(
+    x: Any,
+    metric: str,
+    exponent: float,
+    count: int,
+    first: int,
+    threads: int,
+    instruction_set: str,
+    progress: Callable[[float], object] | None,
+) -> tuple[npt.NDArray[np.int64], float]: ...

@@ -84,7 +84,7 @@ def run(
     metrics: Annotated[
         str,
         typer.Option(
-            help="default (spectrum,sample,novelty), dimension, overlap, imbalance, router, those of --load."
+            help="default (spectrum,sample,novelty), dimension, overlap, imbalance, homology, router, those of --load."
         ),
     ] = "default",
     diagnostics: Annotated[str, typer.Option(help="normalization_ablation.")] = "",

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias
 from repgeom import _core
 from repgeom.arrays import Array, Float64Array, kernel_input, weights_input
 from repgeom.checks import check_integer
+from repgeom.threads import thread_count
 
 Weighting: TypeAlias = Literal["frequency", "reliability"]
 
@@ -20,7 +21,6 @@ Workspace: TypeAlias = _core.Workspace
 """Packing buffers and threads that live from call to call."""
 
 STATE_VERSION = 1
-MAX_THREADS = 1024
 
 
 def cpu_instruction_sets() -> list[str]:
@@ -31,15 +31,6 @@ def cpu_instruction_sets() -> list[str]:
 def cuda_available() -> bool:
     """Whether this build has CUDA kernels and finds a device that runs them."""
     return _core.cuda_available()
-
-
-def _checked_threads(threads: int | None) -> int:
-    if threads is None:
-        return _core.default_threads()
-    check_integer("threads", threads, 1)
-    if threads > MAX_THREADS:
-        raise ValueError(f"threads must be at most {MAX_THREADS}, got {threads}")
-    return threads
 
 
 class Covariance:
@@ -87,7 +78,7 @@ class Covariance:
         if cross_dim is not None:
             check_integer("cross_dim", cross_dim, 0)
         self._moments = _core.Moments(dim, cross_dim or 0)
-        self._threads = _checked_threads(threads)
+        self._threads = thread_count(threads)
         self._instruction_set = instruction_set or ""
         if instruction_set is not None and instruction_set not in cpu_instruction_sets():
             raise ValueError(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from repgeom import neighbor_metrics, spectral_metrics
+from repgeom import homology_metrics, neighbor_metrics, spectral_metrics
 from repgeom.arrays import Float64Array
 from repgeom.checks import is_peer
 from repgeom.collect import Collector, LayerStatistics, paired_rows
@@ -26,9 +26,10 @@ GROUPS = {
     "default": ("spectrum", "sample", "novelty"),
     "dimension": ("dimension", "dimension_profile"),
     "overlap": ("overlap", "overlap_pairs", "label_overlap"),
+    "homology": ("homology", "homology_pooled"),
 }
 ROUTER = "router"
-BUILT_IN = (spectral_metrics, neighbor_metrics)  # which register themselves
+BUILT_IN = (spectral_metrics, neighbor_metrics, homology_metrics)  # which register themselves
 
 
 def parse_metrics(metrics: str | Sequence[str] | None) -> tuple[str, ...]:

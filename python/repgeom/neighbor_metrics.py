@@ -15,6 +15,7 @@ from repgeom.information_imbalance import information_imbalance
 from repgeom.layer_pairs import LayerPairs
 from repgeom.neighbor_overlap import label_overlap, neighbor_overlap
 from repgeom.neighbors import knn
+from repgeom.point_sets import Layers, count_rows, layer_sets, pooled_sets
 from repgeom.readings import Settings
 from repgeom.registry import metric
 from repgeom.tokens import UNLABELED
@@ -22,8 +23,6 @@ from repgeom.two_nn import two_nn
 
 OVERLAP_K = 30
 NAN = float("nan")
-
-Layers = Mapping[Any, npt.NDArray[Any]]
 
 
 @metric("dimension", needs=["sample", "settings"])
@@ -49,7 +48,7 @@ def _dimension_profile(
 ) -> list[dict[str, Any]]:
     """TwoNN and Gride over scales, for tokens and for each pooling; the scale to plot is marked."""
     threads = next(iter(settings.values())).threads if settings else None
-    sets: dict[str, Layers] = {"tokens": sample, **_pooled(pooled)}
+    sets: dict[str, Layers] = {"tokens": sample, **pooled_sets(pooled)}
     rows: list[dict[str, Any]] = []
     for points, held in sets.items():
         usable = {layer: x for layer, x in held.items() if len(x) >= 3}
@@ -108,9 +107,11 @@ def _overlap_pairs(
     threads = next(iter(settings.values())).threads if settings else None
     return [
         row
-        for points, layers in _sets(common, pooled)
+        for points, layers in layer_sets(common, pooled)
         for row in _pairs(
-            points, neighbor_overlap(layers, k=min(OVERLAP_K, _rows(layers) - 1), threads=threads), "overlap"
+            points,
+            neighbor_overlap(layers, k=min(OVERLAP_K, count_rows(layers) - 1), threads=threads),
+            "overlap",
         )
     ]
 
@@ -139,7 +140,7 @@ def _imbalance(
     threads = next(iter(settings.values())).threads if settings else None
     return [
         row
-        for points, layers in _sets(common, pooled)
+        for points, layers in layer_sets(common, pooled)
         for row in _pairs(points, information_imbalance(layers, threads=threads), "imbalance")
     ]
 
@@ -150,29 +151,6 @@ def _plateau(profiles: Mapping[Any, Any]) -> int | None:
         return select_scale(profiles).position
     except ValueError:
         return None
-
-
-def _pooled(pooled: Mapping[Any, Mapping[str, npt.NDArray[Any]]]) -> dict[str, dict[Any, npt.NDArray[Any]]]:
-    """By pooling and layer, the sequences that are finite in every layer."""
-    sets: dict[str, dict[Any, npt.NDArray[Any]]] = {}
-    for layer, vectors in pooled.items():
-        for pooling, rows in vectors.items():
-            sets.setdefault(pooling, {})[layer] = rows
-    for layers in sets.values():
-        finite = np.logical_and.reduce([np.isfinite(rows).all(axis=1) for rows in layers.values()])
-        layers.update({layer: np.ascontiguousarray(rows[finite]) for layer, rows in layers.items()})
-    return sets
-
-
-def _sets(common: Layers, pooled: Mapping[Any, Any]) -> Iterator[tuple[str, dict[Any, npt.NDArray[Any]]]]:
-    """The kinds of points with at least 3 of them and 2 layers."""
-    for points, layers in {"tokens": dict(common), **_pooled(pooled)}.items():
-        if len(layers) >= 2 and _rows(layers) >= 3:
-            yield points, layers
-
-
-def _rows(layers: Layers) -> int:
-    return len(next(iter(layers.values()), ()))
 
 
 def _pairs(points: str, found: LayerPairs, name: str) -> Iterator[dict[str, Any]]:

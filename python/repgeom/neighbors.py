@@ -13,6 +13,7 @@ import numpy.typing as npt
 from repgeom import _core
 from repgeom.arrays import Array, Float64Array, is_torch, kernel_input
 from repgeom.checks import check_integer, refusal
+from repgeom.threads import thread_count
 
 Int64Array: TypeAlias = npt.NDArray[np.int64]
 BoolArray: TypeAlias = npt.NDArray[np.bool_]
@@ -29,7 +30,6 @@ Metric: TypeAlias = Literal[
 ]
 
 METRICS: Final[tuple[str, ...]] = get_args(Metric)
-MAX_THREADS: Final = 1024
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def knn(
         metric,
         exponent,
         excludes,
-        _threads(threads),
+        thread_count(threads),
         instruction_set or "",
         _memory(memory_limit),
         progress,
@@ -235,7 +235,7 @@ def neighbor_ranks(
         np.ascontiguousarray(points, dtype=np.int64),
         metric,
         exponent,
-        _threads(threads),
+        thread_count(threads),
         instruction_set or "",
         _memory(memory_limit),
         progress,
@@ -266,15 +266,6 @@ def _metric(metric: Metric, p: float | None) -> tuple[Metric, float]:
         raise refusal("p must be a number of at least 1", repr(p))
     special: dict[float, Metric] = {1.0: "manhattan", 2.0: "euclidean", math.inf: "chebyshev"}
     return special.get(float(p), "minkowski"), float(p)
-
-
-def _threads(threads: int | None) -> int:
-    if threads is None:
-        return _core.default_threads()
-    check_integer("threads", threads, 1)
-    if threads > MAX_THREADS:
-        raise refusal(f"threads must be at most {MAX_THREADS}", threads)
-    return threads
 
 
 def _memory(limit: int | None) -> int:

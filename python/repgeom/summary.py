@@ -36,6 +36,15 @@ COLUMNS = (
     Column("id_two_nn_se", "+-", _fixed(1), "its standard error"),
     Column("neighbor_overlap", "overlap next", _fixed(3), "nearest neighbours shared with the next layer"),
     Column("label_overlap", "label overlap", _fixed(3), "nearest neighbours with the same label"),
+    Column(
+        "H1_count", "loops", _fixed(0), "bars of dimension 1 of the sampled tokens' Vietoris-Rips complex"
+    ),
+    Column(
+        "H1_max_lifetime_share",
+        "longest",
+        _fixed(3),
+        "the longest of them / enclosing radius",
+    ),
     Column("d_pr", "dim (PR)", _fixed(1), "participation ratio of the covariance eigenvalues"),
     Column("d_entropy", "dim (entropy)", _fixed(1), "exp of the spectral entropy"),
     Column("top1_share", "top 1", lambda value: f"{value:.1%}", "variance in the first direction"),

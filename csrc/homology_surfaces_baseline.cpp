@@ -1,0 +1,7 @@
+#include "homology_surfaces_impl.hpp"
+
+namespace repgeom {
+
+constinit const SurfaceKernels baseline_surfaces = make_surfaces("baseline");
+
+}  // namespace repgeom

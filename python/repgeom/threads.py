@@ -1,0 +1,20 @@
+"""How many threads a call works with."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from repgeom import _core
+from repgeom.checks import check_integer, refusal
+
+MAX_THREADS: Final = 1024
+
+
+def thread_count(threads: int | None) -> int:
+    """``threads`` as given; ``None`` takes ``REPGEOM_NUM_THREADS``, ``OMP_NUM_THREADS`` or all processors."""
+    if threads is None:
+        return _core.default_threads()
+    check_integer("threads", threads, 1)
+    if threads > MAX_THREADS:
+        raise refusal(f"threads must be at most {MAX_THREADS}", threads)
+    return threads
