@@ -160,7 +160,7 @@ class Rips {
         result_.dimensions.push_back(present(filtration, components, &cocycles, options_));
     }
 
-    void reduce_higher(const Filtration& filtration, int from, const std::vector<Candidate>* killers,
+    void reduce_higher(const Filtration& filtration, int from, const std::vector<RootTriangle>* killers,
                        ThreadTeam& team) {
         ReducerOptions reducer;
         reducer.field = options_.field;

@@ -22,7 +22,7 @@ class Presenter {
     }
 
   private:
-    bool lives_on(std::size_t bar) const { return bars_.deaths[bar] == never; }
+    bool lives_on(std::size_t bar) const { return bars_.deaths[bar] == no_rank; }
 
     float birth(std::size_t bar) const {
         return bars_.dim == 0 ? 0.0F : filtration_.lengths[bars_.births[bar]];
@@ -135,7 +135,7 @@ Cocycles component_cocycles(const Filtration& filtration, const Bars& components
     std::vector<std::vector<vertex_t>> members(count);
     for (const std::size_t bar : order) {
         members[bar] = current.of(components.birth_simplices[bar]);
-        if (components.deaths[bar] == never) continue;
+        if (components.deaths[bar] == no_rank) continue;
         const Edge edge = filtration.edges[components.deaths[bar]];
         current.join(edge.u, edge.v);
     }

@@ -180,8 +180,8 @@ Filtration filtration_of_condensed(const float* distances, index_t n, float thre
 Filtration filtration_of_graph(index_t n, const index_t* rows, const index_t* columns, const float* lengths,
                                index_t count, float threshold) {
     require(n >= 1, "a filtration needs at least 1 point", n);
-    require(n < never, "a graph needs fewer than 2^32 - 1 points", n);
-    require(count < never, "a graph needs fewer than 2^32 - 1 edges", count);
+    require(n < no_rank, "a graph needs fewer than 2^32 - 1 points", n);
+    require(count < no_rank, "a graph needs fewer than 2^32 - 1 edges", count);
     check_threshold(threshold);
     Filtration filtration;
     filtration.n = n;

@@ -16,7 +16,7 @@ namespace repgeom {
 using vertex_t = std::uint32_t;
 using rank_t = std::uint32_t;  // place of an edge in the total order
 
-inline constexpr rank_t never = std::numeric_limits<rank_t>::max();
+inline constexpr rank_t no_rank = std::numeric_limits<rank_t>::max();
 
 struct Edge {
     vertex_t u;  // the larger of the two
@@ -43,18 +43,18 @@ Filtration filtration_of_graph(index_t n, const index_t* rows, const index_t* co
                                index_t count, float threshold);
 
 // Bars of one dimension: edges that create and destroy a class, and the simplices that do it. Bars of equal
-// lengths but different edges are kept; death is `never` for classes that live at the end. In dimension 0 the
-// births are the vertices themselves (rank 0, not used).
+// lengths but different edges are kept; death is `no_rank` for classes that live at the end. In dimension 0
+// the births are the vertices themselves (rank 0, not used).
 struct Bars {
     int dim = 0;
     std::vector<rank_t> births;
     std::vector<rank_t> deaths;
     std::vector<vertex_t> birth_simplices;  // dim + 1 renumbered vertices per bar
-    std::vector<vertex_t> death_simplices;  // dim + 2 per bar; of no meaning where death is `never`
+    std::vector<vertex_t> death_simplices;  // dim + 2 per bar; of no meaning where death is `no_rank`
 };
 
 // A triangle, by its largest edge and the vertex opposite to it.
-struct Candidate {
+struct RootTriangle {
     rank_t edge;
     vertex_t root;
 };

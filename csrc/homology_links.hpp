@@ -9,10 +9,10 @@
 namespace repgeom {
 
 struct LinkResult {
-    Bars components;                    // dimension 0
-    Bars loops;                         // dimension 1
-    std::vector<Candidate> candidates;  // triangles that create a class of dimension 2, in order of edges
-    std::vector<Candidate> killers;     // triangles that destroy a class of dimension 1, in order of edges
+    Bars components;                       // dimension 0
+    Bars loops;                            // dimension 1
+    std::vector<RootTriangle> candidates;  // triangles that create a class of dimension 2, in order of edges
+    std::vector<RootTriangle> killers;     // triangles that destroy a class of dimension 1, in order of edges
 };
 
 struct LinkOptions {

@@ -18,7 +18,7 @@ vertex_t LinkComponents::name(vertex_t x) {
 
 vertex_t LinkComponents::join(const Edge& edge) {
     const vertex_t a = name(edge.u), b = name(edge.v);
-    if (a == b) return never;
+    if (a == b) return no_rank;
     parents_[std::max(a, b)] = std::min(a, b);
     return std::max(a, b);
 }
@@ -76,14 +76,14 @@ class ComponentBars {
     bool join(rank_t edge) {
         const Edge& ends = filtration_.edges[edge];
         const vertex_t absorbed = components_.join(ends);
-        if (absorbed == never) return false;
+        if (absorbed == no_rank) return false;
         add(absorbed, edge, ends);
         return true;
     }
 
     void finish() {
         for (vertex_t x = 0; x < filtration_.n; ++x)
-            if (components_.name(x) == x) add(x, never, {0, 0});
+            if (components_.name(x) == x) add(x, no_rank, {0, 0});
     }
 
   private:
@@ -130,7 +130,7 @@ class Loops {
     void finish(Bars& bars) const {
         for (std::size_t c = 0; c < births_.size(); ++c) {
             if (dead_[c]) continue;
-            add_bar(bars, births_[c], never, {0, 0, 0});
+            add_bar(bars, births_[c], no_rank, {0, 0, 0});
         }
     }
 

@@ -16,7 +16,7 @@ class LinkComponents {
   public:
     explicit LinkComponents(index_t n);
 
-    // The component that is absorbed by another when an edge joins them; `never` if both ends are in one.
+    // The component that is absorbed by another when an edge joins them; `no_rank` if both ends are in one.
     vertex_t join(const Edge& edge);
     vertex_t name(vertex_t x);
 

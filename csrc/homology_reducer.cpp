@@ -115,14 +115,14 @@ void write_bars(const Reducer& reducer, int dim, Reduced& reduced, bool represen
     cocycles.starts.push_back(0);
     for (auto column = reducer.columns().rbegin(); column != reducer.columns().rend(); ++column) {
         const rank_t birth = reducer.simplices().edge(column->birth);
-        const rank_t death = column->lives ? never : reducer.cofacets().edge(column->death);
+        const rank_t death = column->lives ? no_rank : reducer.cofacets().edge(column->death);
         if (birth == death) continue;
         bars.births.push_back(birth);
         bars.deaths.push_back(death);
         write_vertices(reducer.simplices(), column->birth, bars.birth_simplices);
         if (column->lives)
             bars.death_simplices.resize(bars.death_simplices.size() + static_cast<std::size_t>(dim) + 2,
-                                        never);
+                                        no_rank);
         else
             write_vertices(reducer.cofacets(), column->death, bars.death_simplices);
         if (!representatives) continue;
@@ -139,10 +139,10 @@ void write_bars(const Reducer& reducer, int dim, Reduced& reduced, bool represen
 }
 
 template <typename Key>
-PivotTable<Key> table_of(const Filtration& filtration, const std::vector<Candidate>& killers) {
+PivotTable<Key> table_of(const Filtration& filtration, const std::vector<RootTriangle>& killers) {
     const Keys<Key> keys(filtration, 1);
     PivotTable<Key> table;
-    for (const Candidate& killer : killers) table.insert(keys.key(killer.edge, &killer.root), 0);
+    for (const RootTriangle& killer : killers) table.insert(keys.key(killer.edge, &killer.root), 0);
     return table;
 }
 

@@ -31,7 +31,7 @@ struct ReducerOptions {
     bool representatives = false;
     // Triangles that destroy a class of dimension 1; needed when min_dim is 2, then nothing is reduced in
     // dimension 1.
-    const std::vector<Candidate>* killers = nullptr;
+    const std::vector<RootTriangle>* killers = nullptr;
     const KernelTable* kernels = nullptr;
     GraphLayout layout = GraphLayout::automatic;
 };

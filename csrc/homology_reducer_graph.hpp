@@ -19,7 +19,7 @@ class DenseGraph {
         : kernels_(&kernels),
           n_(filtration.n),
           stride_((filtration.n + row_width - 1) / row_width * row_width),
-          ranks_(static_cast<std::size_t>(n_ * stride_), never) {
+          ranks_(static_cast<std::size_t>(n_ * stride_), no_rank) {
         for (std::size_t e = 0; e < filtration.edges.size(); ++e) {
             if (e % 4096 == 0) watch.check();
             const Edge edge = filtration.edges[e];
@@ -114,7 +114,7 @@ class SparseGraph {
     template <typename Visit>
     void common(const vertex_t* vertices, int count, rank_t from, rank_t end, Scratch&,
                 const Visit& visit) const {
-        walk(vertices, count, end, never, [&](vertex_t vertex, rank_t rank, int place) {
+        walk(vertices, count, end, no_rank, [&](vertex_t vertex, rank_t rank, int place) {
             if (rank >= from) visit(vertex, rank, place);
             return true;
         });

@@ -46,12 +46,12 @@ class Keys {
         const auto put = [&](vertex_t v) { simplex.vertices[--at] = v; };
         for (int i = 0; i < rest_; ++i, key >>= bits_) {
             const vertex_t v = static_cast<vertex_t>(key) & mask();
-            if (edge.v < v) put(std::exchange(edge.v, never));
-            if (edge.v == never && edge.u < v) put(std::exchange(edge.u, never));
+            if (edge.v < v) put(std::exchange(edge.v, no_rank));
+            if (edge.v == no_rank && edge.u < v) put(std::exchange(edge.u, no_rank));
             put(v);
         }
-        if (edge.v != never) put(edge.v);
-        if (edge.u != never) put(edge.u);
+        if (edge.v != no_rank) put(edge.v);
+        if (edge.u != no_rank) put(edge.u);
         return simplex;
     }
 

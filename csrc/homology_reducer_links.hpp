@@ -69,7 +69,7 @@ class SparseLinks {
         words_ = words_for(size);
         members_.assign(static_cast<std::size_t>(words_), ~word_t{0});
         if (size % 64 != 0) members_.back() = (word_t{1} << size % 64) - 1;
-        made_.assign(static_cast<std::size_t>(size), never);
+        made_.assign(static_cast<std::size_t>(size), no_rank);
         rows_.clear();
         return size != 0;
     }
@@ -77,7 +77,7 @@ class SparseLinks {
     // The same answer without the link.
     bool any(rank_t edge) const {
         const vertex_t ends[2] = {edges_[edge].u, edges_[edge].v};
-        return graph_.any_below(ends, 2, edge, never);
+        return graph_.any_below(ends, 2, edge, no_rank);
     }
 
     index_t words() const { return words_; }
@@ -86,7 +86,7 @@ class SparseLinks {
 
     // Stays where it is until other rows are asked for.
     const word_t* row(index_t member) {
-        if (made_[member] == never) make(member);
+        if (made_[member] == no_rank) make(member);
         return rows_.data() + static_cast<index_t>(made_[member]) * words_;
     }
 

@@ -5,7 +5,7 @@
 
 namespace repgeom::reducer {
 
-inline constexpr index_t row_width = 16;  // rows are filled up with `never` to a multiple of it
+inline constexpr index_t row_width = 16;  // rows are filled up with `no_rank` to a multiple of it
 inline constexpr int max_vertices = 32;   // of a simplex
 
 struct RowKernels {

@@ -123,7 +123,7 @@ bool ColumnReducer::widen(Chain& chain) {
     const rank_t low = high_;
     if (sparse) width_ = width_ > n_edges_ / 2 ? n_edges_ : 2 * width_;
     high_ = n_edges_ - high_ > width_ ? high_ + width_ : n_edges_;
-    for (const Triangle& triangle : chain) add_coboundary(triangle, low, never);
+    for (const Triangle& triangle : chain) add_coboundary(triangle, low, no_rank);
     return true;
 }
 
@@ -196,13 +196,13 @@ Pivot ColumnReducer::reduce_entries(rank_t birth, Chain& chain) {
         const rank_t rank = queue_.top();
         // Bitsets start where every triangle of the chain has an earlier edge.
         if (budget_ >= 0 && work_ > budget_ && rank != birth)
-            return reduce_bitsets(rank == never ? high_ : rank, chain);
-        if (rank == never) {
+            return reduce_bitsets(rank == no_rank ? high_ : rank, chain);
+        if (rank == no_rank) {
             if (!widen(chain)) return {};
             continue;
         }
         const Pivot pivot = reduce_group(rank, chain);
-        if (pivot.edge != never) return pivot;
+        if (pivot.edge != no_rank) return pivot;
     }
 }
 
@@ -238,7 +238,7 @@ void ColumnReducer::report(rank_t edge) {
     watch_.share.store((done_ + part) / all_, std::memory_order_relaxed);
 }
 
-Pivot ColumnReducer::reduce(const Candidate& candidate, Chain& chain, std::size_t done, std::size_t all) {
+Pivot ColumnReducer::reduce(const RootTriangle& candidate, Chain& chain, std::size_t done, std::size_t all) {
     done_ = static_cast<double>(done);
     all_ = static_cast<double>(all);
     queue_.clear();
@@ -247,11 +247,11 @@ Pivot ColumnReducer::reduce(const Candidate& candidate, Chain& chain, std::size_
     longest_ = min_longest;
     width_ = std::max<rank_t>(16, n_edges_ / 64);
     high_ = n_edges_ - candidate.edge > width_ ? candidate.edge + width_ : n_edges_;
-    add_coboundary(chain.front(), candidate.edge, never);
+    add_coboundary(chain.front(), candidate.edge, no_rank);
     return reduce_entries(candidate.edge, chain);
 }
 
-Bars reduce_surfaces(const Filtration& filtration, const std::vector<Candidate>& candidates,
+Bars reduce_surfaces(const Filtration& filtration, const std::vector<RootTriangle>& candidates,
                      const SurfaceOptions& options, ThreadTeam& team, Watch& watch) {
     require(filtration.n <= 65535, "surfaces need at most 65535 points", filtration.n);
     static_cast<void>(team);
@@ -265,7 +265,7 @@ Bars reduce_surfaces(const Filtration& filtration, const std::vector<Candidate>&
     for (std::size_t i = candidates.size(); i-- > 0;) {
         Chain chain;
         pivots[i] = reducer.reduce(candidates[i], chain, candidates.size() - 1 - i, candidates.size());
-        if (pivots[i].edge != never) columns.emplace(pivots[i].key(), std::move(chain));
+        if (pivots[i].edge != no_rank) columns.emplace(pivots[i].key(), std::move(chain));
     }
     watch.share.store(1, std::memory_order_relaxed);
     for (std::size_t i = 0; i < candidates.size(); ++i) {
@@ -274,7 +274,7 @@ Bars reduce_surfaces(const Filtration& filtration, const std::vector<Candidate>&
         bars.births.push_back(candidates[i].edge);
         bars.deaths.push_back(pivot.edge);
         bars.birth_simplices.insert(bars.birth_simplices.end(), {birth.u, birth.v, candidates[i].root});
-        const Edge death = pivot.edge == never ? birth : filtration.edges[pivot.edge];
+        const Edge death = pivot.edge == no_rank ? birth : filtration.edges[pivot.edge];
         bars.death_simplices.insert(bars.death_simplices.end(),
                                     {death.u, death.v, pivot.pair >> 16, pivot.pair & 0xffff});
     }

@@ -13,7 +13,7 @@ namespace repgeom {
 
 // A tetrahedron by its largest edge and its two other vertices.
 struct Pivot {
-    rank_t edge = never;
+    rank_t edge = no_rank;
     std::uint32_t pair = 0;
 
     std::uint64_t key() const { return static_cast<std::uint64_t>(edge) << 32 | pair; }
@@ -29,9 +29,9 @@ class ColumnReducer {
     ColumnReducer(const Filtration& filtration, const RankTable& ranks, const SurfaceKernels& kernels,
                   const SurfaceOptions& options, const Columns& columns, Watch& watch);
 
-    // The pivot of the column of `candidate`, with edge `never` where nothing is left; `chain` gets the
+    // The pivot of the column of `candidate`, with edge `no_rank` where nothing is left; `chain` gets the
     // triangles of the reduced column. `done` of `all` columns are done.
-    Pivot reduce(const Candidate& candidate, Chain& chain, std::size_t done, std::size_t all);
+    Pivot reduce(const RootTriangle& candidate, Chain& chain, std::size_t done, std::size_t all);
 
   private:
     Pivot reduce_entries(rank_t birth, Chain& chain);

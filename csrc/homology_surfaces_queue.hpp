@@ -36,12 +36,12 @@ class RankQueue {
         ++pushed_;
     }
 
-    // The least rank with an entry, or `never`.
+    // The least rank with an entry, or `no_rank`.
     rank_t top() const {
         std::size_t at = 0;
         for (std::size_t level = n_levels; level-- > 0;) {
             const std::uint64_t word = levels_[level][at];
-            if (word == 0) return never;
+            if (word == 0) return no_rank;
             at = at * 64 + static_cast<std::size_t>(__builtin_ctzll(word));
         }
         return static_cast<rank_t>(at);
@@ -56,7 +56,7 @@ class RankQueue {
     }
 
     void clear() {
-        for (rank_t rank = top(); rank != never; rank = top()) {
+        for (rank_t rank = top(); rank != no_rank; rank = top()) {
             heads_[rank] = none;
             lower(rank);
         }

@@ -40,13 +40,13 @@ void each_bit(const word_t* bits, index_t words, Visit&& visit) {
             visit(static_cast<vertex_t>(t * 64 + __builtin_ctzll(rest)));
 }
 
-// Where every pair of vertices is in the order of edges; `never` for no edge.
+// Where every pair of vertices is in the order of edges; `no_rank` for no edge.
 class RankTable {
   public:
     explicit RankTable(const Filtration& filtration)
         : stride_(round_up(filtration.n, 64)),
           lines_(static_cast<std::size_t>(filtration.n * stride_ / ranks_per_line)) {
-        std::fill_n(row(0), filtration.n * stride_, never);
+        std::fill_n(row(0), filtration.n * stride_, no_rank);
         for (std::size_t k = 0; k < filtration.edges.size(); ++k) {
             const Edge& edge = filtration.edges[k];
             row(edge.u)[edge.v] = row(edge.v)[edge.u] = static_cast<rank_t>(k);
@@ -114,7 +114,7 @@ class Forests {
     vertex_t take_least(std::vector<word_t>& bits) const {
         index_t t = 0;
         while (bits[t] == 0)
-            if (++t == words_) return never;
+            if (++t == words_) return no_rank;
         const auto vertex = static_cast<vertex_t>(t * 64 + __builtin_ctzll(bits[t]));
         bits[t] &= bits[t] - 1;
         return vertex;
@@ -128,9 +128,9 @@ class Forests {
         for (index_t t = 0; t < words_; ++t) rest_[t] &= row_[t];
         for (;;) {
             vertex_t x = take_least(open_);
-            if (x == never) {
+            if (x == no_rank) {
                 x = take_least(rest_);
-                if (x == never) return;
+                if (x == no_rank) return;
                 forest.order.push_back(static_cast<std::uint16_t>(x));
             }
             kernels_.below(ranks_.row(x), ranks_.stride(), edge, row_.data());

@@ -112,13 +112,13 @@ class Complex {
         return simplices_[static_cast<std::size_t>(dim)];
     }
 
-    // The largest edge; `never` where an edge is missing.
+    // The largest edge; `no_rank` where an edge is missing.
     rank_t rank(const Vertices& vertices) const {
         rank_t largest = 0;
         for (std::size_t i = 0; i < vertices.size(); ++i)
             for (std::size_t j = i + 1; j < vertices.size(); ++j) {
                 const auto found = ranks_.find({vertices[i], vertices[j]});
-                if (found == ranks_.end()) return never;
+                if (found == ranks_.end()) return no_rank;
                 largest = std::max(largest, found->second);
             }
         return largest;
@@ -131,7 +131,7 @@ class Complex {
         const vertex_t bound = vertices.empty() ? static_cast<vertex_t>(n_) : vertices.back();
         for (vertex_t v = 0; v < bound; ++v) {
             vertices.push_back(v);
-            if (rank(vertices) != never) extend(vertices, max_dim);
+            if (rank(vertices) != no_rank) extend(vertices, max_dim);
             vertices.pop_back();
         }
     }
@@ -205,7 +205,7 @@ inline std::vector<Pairs> reference(const Filtration& filtration, int max_dim, i
     for (const index_t c : alive) {
         const Cell& cell = cells[static_cast<std::size_t>(c)];
         if (cell.dim >= 1 && cell.dim <= max_dim)
-            pairs[static_cast<std::size_t>(cell.dim)].insert({cell.rank, never});
+            pairs[static_cast<std::size_t>(cell.dim)].insert({cell.rank, no_rank});
     }
     return pairs;
 }

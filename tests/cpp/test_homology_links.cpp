@@ -128,10 +128,10 @@ class Complex {
             ranks_[{filtration.edges[edge].v, filtration.edges[edge].u}] = edge;
     }
 
-    // `never` where there is no edge.
+    // `no_rank` where there is no edge.
     rank_t rank(vertex_t a, vertex_t b) const {
         const auto found = ranks_.find({std::min(a, b), std::max(a, b)});
-        return found == ranks_.end() ? never : found->second;
+        return found == ranks_.end() ? no_rank : found->second;
     }
 
     std::vector<Simplex> simplices(std::size_t size) const {
@@ -152,7 +152,7 @@ class Complex {
             const rank_t last = simplex.last;
             rank_t most = 0;
             for (const vertex_t y : simplex.vertices) most = std::max(most, rank(x, y));
-            if (most == never) continue;
+            if (most == no_rank) continue;
             simplex.last = std::max(last, most);
             simplex.vertices.push_back(x);
             extend(simplex, x + 1, size, all);
@@ -166,7 +166,7 @@ class Complex {
 };
 
 // Pairs of the ranks at which the classes of `dim` are born and die, those of equal ranks left out. Births
-// that no column kills are added with `never` where all simplices of `dim` that create a class are known.
+// that no column kills are added with `no_rank` where all simplices of `dim` that create a class are known.
 Pairs reduce_boundary(const Complex& complex, std::size_t dim, int prime) {
     const auto faces = complex.simplices(dim + 1), cofaces = complex.simplices(dim + 2);
     std::map<std::vector<vertex_t>, int> places;
@@ -250,13 +250,13 @@ LinkResult reduce(const Filtration& filtration, const Settings& settings) {
 Pairs mortal(const Bars& bars) {
     Pairs pairs;
     for (std::size_t i = 0; i < bars.births.size(); ++i)
-        if (bars.deaths[i] != never) pairs.insert({bars.births[i], bars.deaths[i]});
+        if (bars.deaths[i] != no_rank) pairs.insert({bars.births[i], bars.deaths[i]});
     return pairs;
 }
 
-std::vector<Triangle> triangles(const std::vector<Candidate>& candidates) {
+std::vector<Triangle> triangles(const std::vector<RootTriangle>& candidates) {
     std::vector<Triangle> all;
-    for (const Candidate& candidate : candidates) all.emplace_back(candidate.edge, candidate.root);
+    for (const RootTriangle& candidate : candidates) all.emplace_back(candidate.edge, candidate.root);
     return all;
 }
 
@@ -295,7 +295,7 @@ void check_components(const Filtration& filtration, const Bars& bars) {
     }
     for (vertex_t x = 0; x < filtration.n; ++x) {
         if (names[x] != x) continue;
-        CHECK(bars.deaths[at] == never && bars.birth_simplices[at] == x);
+        CHECK(bars.deaths[at] == no_rank && bars.birth_simplices[at] == x);
         ++at;
     }
     CHECK(at == bars.births.size());
@@ -308,7 +308,7 @@ void check_simplices(const Filtration& filtration, const LinkResult& result) {
     for (std::size_t i = 0; i < bars.births.size(); ++i) {
         const Edge birth = filtration.edges[bars.births[i]];
         CHECK(bars.birth_simplices[2 * i] == birth.u && bars.birth_simplices[2 * i + 1] == birth.v);
-        if (bars.deaths[i] == never) continue;
+        if (bars.deaths[i] == no_rank) continue;
         const Edge death = filtration.edges[bars.deaths[i]];
         CHECK(bars.death_simplices[3 * i] == death.u && bars.death_simplices[3 * i + 1] == death.v);
         deaths.emplace_back(bars.deaths[i], bars.death_simplices[3 * i + 2]);
@@ -338,13 +338,13 @@ void check_case(const Filtration& filtration) {
         check_roots(roots, result);
         // Every edge that closes a loop creates a class; it lives for ever if nothing kills it.
         std::size_t tree_edges = 0, empty = 0;
-        for (const rank_t death : result.components.deaths) tree_edges += death != never ? 1 : 0;
+        for (const rank_t death : result.components.deaths) tree_edges += death != no_rank ? 1 : 0;
         for (const auto& of_edge : roots) empty += of_edge.empty() ? 1 : 0;
         CHECK(result.loops.births.size() == empty - tree_edges);
         if (filtration.n <= 12) {
             std::multiset<rank_t> born, candidates;
             for (const auto& [birth, death] : reduce_boundary(complex, 2, field)) born.insert(birth);
-            for (const Candidate& candidate : result.candidates) candidates.insert(candidate.edge);
+            for (const RootTriangle& candidate : result.candidates) candidates.insert(candidate.edge);
             CHECK(std::includes(candidates.begin(), candidates.end(), born.begin(), born.end()));
             if (filtration.cone) CHECK(candidates == born);
         }
@@ -450,7 +450,7 @@ void check_sparse_graph() {
     const LinkResult result = reduce(filtration, {3, LinkLayout::automatic, nullptr, 2});
     CHECK(mortal(result.loops).size() == static_cast<std::size_t>(squares) && result.candidates.empty());
     CHECK(mortal(result.loops).size() == result.loops.births.size());
-    CHECK(std::count(result.components.deaths.begin(), result.components.deaths.end(), never) == 1);
+    CHECK(std::count(result.components.deaths.begin(), result.components.deaths.end(), no_rank) == 1);
 }
 
 void check_options() {

@@ -41,7 +41,7 @@ void simplices_have_the_ranks_of_bars(const Bars& bars, const Complex& complex) 
     for (std::size_t i = 0; i < bars.births.size(); ++i) {
         const Vertices birth = simplex_of(bars.birth_simplices, i, bars.dim + 1);
         CHECK(decreasing(birth) && complex.rank(birth) == bars.births[i]);
-        if (bars.deaths[i] == never) continue;
+        if (bars.deaths[i] == no_rank) continue;
         const Vertices death = simplex_of(bars.death_simplices, i, bars.dim + 2);
         CHECK(decreasing(death) && complex.rank(death) == bars.deaths[i]);
     }
@@ -108,10 +108,10 @@ Reduced reduce(const Filtration& filtration, const ReducerOptions& options, int 
     return reduce_implicit(filtration, options, team, watch);
 }
 
-std::vector<Candidate> killers_of(const Filtration& filtration, const Bars& loops) {
-    std::vector<Candidate> killers;
+std::vector<RootTriangle> killers_of(const Filtration& filtration, const Bars& loops) {
+    std::vector<RootTriangle> killers;
     for (std::size_t i = 0; i < loops.deaths.size(); ++i) {
-        if (loops.deaths[i] == never) continue;
+        if (loops.deaths[i] == no_rank) continue;
         const Edge edge = filtration.edges[loops.deaths[i]];
         for (const vertex_t v : simplex_of(loops.death_simplices, i, 3))
             if (v != edge.u && v != edge.v) killers.push_back({loops.deaths[i], v});
@@ -140,7 +140,7 @@ void agrees(const Filtration& filtration, int max_dim, int p) {
     options.layout = GraphLayout::sparse;
     CHECK(same(dense, reduce(filtration, options)));
     if (max_dim < 2) return;
-    const std::vector<Candidate> killers = killers_of(filtration, dense.bars[0]);
+    const std::vector<RootTriangle> killers = killers_of(filtration, dense.bars[0]);
     options.min_dim = 2;
     options.killers = &killers;
     Reduced above = reduce(filtration, options);
@@ -234,7 +234,7 @@ void wide_keys_hold_large_simplices() {
             options.representatives = true;
             const Reduced reduced = reduce(filtration, options);
             for (const Bars& bars : reduced.bars) {
-                const index_t alive = std::count(bars.deaths.begin(), bars.deaths.end(), never);
+                const index_t alive = std::count(bars.deaths.begin(), bars.deaths.end(), no_rank);
                 CHECK(alive == (bars.dim == pairs - 1 ? 1 : 0));
             }
             const Cocycles& cocycle = reduced.cocycles[pairs - 2];

@@ -61,7 +61,7 @@ struct Simplices {
 };
 
 struct Expected {
-    std::vector<Candidate> candidates;
+    std::vector<RootTriangle> candidates;
     std::multiset<std::pair<rank_t, rank_t>> bars;
 };
 
@@ -109,7 +109,7 @@ struct Plain {
 
     explicit Plain(const Filtration& from) : filtration(from) {
         const auto n = static_cast<std::size_t>(from.n);
-        ranks.assign(n, std::vector<rank_t>(n, never));
+        ranks.assign(n, std::vector<rank_t>(n, no_rank));
         for (rank_t k = 0; k < from.edges.size(); ++k) {
             add_edge(k);
             ranks[from.edges[k].u][from.edges[k].v] = ranks[from.edges[k].v][from.edges[k].u] = k;
@@ -155,7 +155,7 @@ struct Plain {
         for (std::size_t i = 0; i < of_triangles.size(); ++i) {
             if (of_triangles[i] >= 0) continue;
             const auto death = deaths.find(static_cast<int>(i));
-            const rank_t birth = triangles.ranks[i], end = death == deaths.end() ? never : death->second;
+            const rank_t birth = triangles.ranks[i], end = death == deaths.end() ? no_rank : death->second;
             if (birth != end) result.bars.emplace(birth, end);
             if (!extra[i]) continue;
             int root = 0;
@@ -190,7 +190,7 @@ std::vector<Run> runs() {
     return all;
 }
 
-Bars reduced(const Filtration& filtration, const std::vector<Candidate>& candidates, int field,
+Bars reduced(const Filtration& filtration, const std::vector<RootTriangle>& candidates, int field,
              const Run& run) {
     SurfaceOptions options;
     options.field = field;
@@ -206,7 +206,7 @@ void check_simplices(const Plain& plain, const Bars& bars) {
           bars.death_simplices.size() == 4 * bars.births.size());
     for (std::size_t i = 0; i < bars.births.size(); ++i) {
         CHECK(plain.largest_edge(&bars.birth_simplices[3 * i], 3) == bars.births[i]);
-        if (bars.deaths[i] != never)
+        if (bars.deaths[i] != no_rank)
             CHECK(plain.largest_edge(&bars.death_simplices[4 * i], 4) == bars.deaths[i]);
     }
 }
@@ -241,7 +241,7 @@ Shown visible_bars(const Weights& weights, float threshold, int field) {
     Shown visible;
     for (std::size_t i = 0; i < bars.births.size(); ++i) {
         const float birth = filtration.lengths[bars.births[i]];
-        const float death = bars.deaths[i] == never ? infinite : filtration.lengths[bars.deaths[i]];
+        const float death = bars.deaths[i] == no_rank ? infinite : filtration.lengths[bars.deaths[i]];
         if (birth != death) visible.emplace_back(birth, death);
     }
     return visible;
@@ -370,7 +370,7 @@ void check_stop() {
     std::mt19937 random(5);
     const Filtration filtration = filtration_of(sphere(20, random), infinite);
     const Plain plain(filtration);
-    const std::vector<Candidate> candidates = plain.expected(2).candidates;
+    const std::vector<RootTriangle> candidates = plain.expected(2).candidates;
     for (const index_t after : {-1, 0}) {
         SurfaceOptions options;
         options.bitsets_after = after;
