@@ -28,6 +28,8 @@ ORDER = [
     *("neighbors", "estimates", "neighborhoods", "two_nn", "gride", "decimation", "local_dimension"),
     *("dimension", "layer_pairs", "neighbor_overlap", "information_imbalance", "coordinate_imbalance"),
     *("vectorizations", "diagrams", "diagram_distances", "clouds", "landmarks", "found_diagrams", "homology"),
+    *("homology_samples", "homology_statistics", "homology_differences", "homology_gradients"),
+    "homology_plots",
     *("estimators", "tensor_modules"),
     *("sampling", "rows", "removed", "pooling", "shards", "stored", "vllm"),
     # one pass over a model or over stored activations
@@ -55,6 +57,9 @@ ON_ARRAYS = [
     "coordinate_imbalance",
     "homology",
     "diagrams",
+    "homology_differences",
+    "homology_gradients",
+    "homology_plots",
     "estimators",
     "registry",
     "results",

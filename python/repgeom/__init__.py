@@ -32,6 +32,20 @@ if TYPE_CHECKING:
     from repgeom.gride import gride as gride
     from repgeom.homology import rips as rips
     from repgeom.homology import rips_estimate as rips_estimate
+    from repgeom.homology_differences import CloudTest as CloudTest
+    from repgeom.homology_differences import IntervalDifference as IntervalDifference
+    from repgeom.homology_differences import cloud_permutation_test as cloud_permutation_test
+    from repgeom.homology_differences import compare_intervals as compare_intervals
+    from repgeom.homology_gradients import differentiable_bars as differentiable_bars
+    from repgeom.homology_plots import persistence_figure as persistence_figure
+    from repgeom.homology_plots import plot_barcode as plot_barcode
+    from repgeom.homology_plots import plot_betti_curves as plot_betti_curves
+    from repgeom.homology_plots import plot_diagram as plot_diagram
+    from repgeom.homology_plots import plot_landscape as plot_landscape
+    from repgeom.homology_statistics import Interval as Interval
+    from repgeom.homology_statistics import SizeProfile as SizeProfile
+    from repgeom.homology_statistics import sample_size_profile as sample_size_profile
+    from repgeom.homology_statistics import subsample_interval as subsample_interval
     from repgeom.information_imbalance import information_imbalance as information_imbalance
     from repgeom.landmarks import farthest_points as farthest_points
     from repgeom.local_dimension import local_dimension as local_dimension
@@ -105,6 +119,20 @@ _HOME = {
     "PersistenceDiagrams": "diagrams",
     "bottleneck_distance": "diagram_distances",
     "wasserstein_distance": "diagram_distances",
+    "Interval": "homology_statistics",
+    "SizeProfile": "homology_statistics",
+    "subsample_interval": "homology_statistics",
+    "sample_size_profile": "homology_statistics",
+    "IntervalDifference": "homology_differences",
+    "CloudTest": "homology_differences",
+    "compare_intervals": "homology_differences",
+    "cloud_permutation_test": "homology_differences",
+    "differentiable_bars": "homology_gradients",
+    "plot_diagram": "homology_plots",
+    "plot_barcode": "homology_plots",
+    "plot_betti_curves": "homology_plots",
+    "plot_landscape": "homology_plots",
+    "persistence_figure": "homology_plots",
     "TokenPolicy": "tokens",
     "open_vllm": "vllm",
 }
