@@ -20,9 +20,9 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from timing import PAUSE, machine, medians
 
 import repgeom as rg
+from timing import PAUSE, machine, medians
 
 Float32Array = npt.NDArray[np.float32]
 Bars = list[npt.NDArray[np.float32]]
@@ -298,9 +298,8 @@ def main() -> None:
     parser.add_argument("--large", action="store_true", help="n = 4000 as well, 10 minutes per peer")
     arguments = parser.parse_args()
     print(f"{machine()}, {arguments.threads} threads, medians of {arguments.repeats}\n", flush=True)
-    print(
-        "| case | bars H0/H1/... | repgeom | x floor | ripser.py | giotto-ph | GUDHI |\n|---|---|---|---|---|---|---|"
-    )
+    print("| case | bars H0/H1/... | repgeom | x floor | ripser.py | giotto-ph | GUDHI |")
+    print("|---|---|---|---|---|---|---|")
     listed = cases(arguments.quick)
     for case, gudhi_too in listed:
         print(row(case, arguments.threads, arguments.repeats, gudhi_too), flush=True)

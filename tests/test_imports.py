@@ -27,6 +27,8 @@ ORDER = [
     *("covariance", "device_moments", "spectrum", "standard_errors", "sample", "similarity", "routing"),
     *("neighbors", "estimates", "neighborhoods", "two_nn", "gride", "decimation", "local_dimension"),
     *("dimension", "layer_pairs", "neighbor_overlap", "information_imbalance", "coordinate_imbalance"),
+    *("comparisons", "matching", "resampling", "gram", "hsic", "cka", "streaming_cka", "exact_cka"),
+    *("canonical_correlation", "procrustes", "rsa", "layer_subspaces"),
     *("vectorizations", "diagrams", "diagram_distances", "clouds", "landmarks", "found_diagrams", "homology"),
     *("homology_samples", "homology_statistics", "homology_differences", "homology_gradients"),
     "homology_plots",
@@ -34,10 +36,10 @@ ORDER = [
     *("sampling", "rows", "removed", "pooling", "shards", "stored", "vllm"),
     # one pass over a model or over stored activations
     *("routers", "routed", "collect", "registry", "readings", "point_sets"),
-    *("spectral_metrics", "neighbor_metrics", "homology_metrics", "metrics"),
-    *("frames", "results", "metadata", "outcome", "request", "measurand", "source", "prepare"),
+    *("spectral_metrics", "neighbor_metrics", "similarity_metrics", "homology_metrics", "metrics"),
+    *("frames", "results", "compare", "metadata", "outcome", "request", "measurand", "source", "prepare"),
     *("analysis", "stored_analysis", "smoke"),
-    *("summary", "plots", "cli", "__main__"),
+    *("summary", "plots", "similarity_plots", "figures", "cli", "__main__"),
 ]
 RANK = {room: rank for rank, room in enumerate(ORDER)}
 
@@ -55,6 +57,7 @@ ON_ARRAYS = [
     "neighbor_overlap",
     "information_imbalance",
     "coordinate_imbalance",
+    *("cka", "streaming_cka", "exact_cka", "canonical_correlation", "procrustes", "rsa", "layer_subspaces"),
     "homology",
     "diagrams",
     "homology_differences",

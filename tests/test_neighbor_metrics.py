@@ -182,7 +182,7 @@ def test_a_figure_needs_dimensions():
 def test_a_figure_that_cannot_be_drawn_is_refused_before_the_run(monkeypatch):
     outcome = CliRunner().invoke(app, ["run", "--plot", "--no-progress"])
     assert outcome.exit_code == 1
-    assert "--plot needs --metrics with dimension, got 'default'" in outcome.output
+    assert "--plot needs --metrics with dimension or similarity, got 'default'" in outcome.output
     monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
     outcome = CliRunner().invoke(app, ["run", "--plot", "--metrics", "dimension", "--no-progress"])
     assert outcome.exit_code == 1

@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from repgeom.analysis import analyze_model as analyze_model
+    from repgeom.canonical_correlation import cca as cca
+    from repgeom.canonical_correlation import pwcca as pwcca
+    from repgeom.canonical_correlation import regression_r2 as regression_r2
+    from repgeom.canonical_correlation import svcca as svcca
     from repgeom.capture import capture as capture
+    from repgeom.cka import cka as cka
+    from repgeom.compare import compare as compare
+    from repgeom.comparisons import Similarity as Similarity
+    from repgeom.comparisons import SimilarityMatrix as SimilarityMatrix
     from repgeom.coordinate_imbalance import coordinate_imbalance as coordinate_imbalance
     from repgeom.coordinate_imbalance import coordinate_pairs as coordinate_pairs
     from repgeom.coordinate_imbalance import greedy_selection as greedy_selection
@@ -29,6 +37,7 @@ if TYPE_CHECKING:
     from repgeom.dimension import select_scale as select_scale
     from repgeom.estimates import DimensionEstimate as DimensionEstimate
     from repgeom.estimates import DimensionProfile as DimensionProfile
+    from repgeom.exact_cka import ExactCKA as ExactCKA
     from repgeom.gride import gride as gride
     from repgeom.homology import rips as rips
     from repgeom.homology import rips_estimate as rips_estimate
@@ -48,6 +57,8 @@ if TYPE_CHECKING:
     from repgeom.homology_statistics import subsample_interval as subsample_interval
     from repgeom.information_imbalance import information_imbalance as information_imbalance
     from repgeom.landmarks import farthest_points as farthest_points
+    from repgeom.layer_subspaces import mean_cosine as mean_cosine
+    from repgeom.layer_subspaces import subspace_distance as subspace_distance
     from repgeom.local_dimension import local_dimension as local_dimension
     from repgeom.local_dimension import mle_dimension as mle_dimension
     from repgeom.metrics import metric as metric
@@ -60,8 +71,10 @@ if TYPE_CHECKING:
     from repgeom.neighbors import Neighbors as Neighbors
     from repgeom.neighbors import knn as knn
     from repgeom.neighbors import neighbor_ranks as neighbor_ranks
+    from repgeom.procrustes import procrustes as procrustes
     from repgeom.results import AnalysisResults as AnalysisResults
     from repgeom.results import load_results as load_results
+    from repgeom.rsa import rsa as rsa
     from repgeom.similarity import layer_cosine as layer_cosine
     from repgeom.similarity import linear_cka as linear_cka
     from repgeom.similarity import subspace_novelty as subspace_novelty
@@ -69,6 +82,7 @@ if TYPE_CHECKING:
     from repgeom.spectrum import spectrum as spectrum
     from repgeom.stored import StoredActivations as StoredActivations
     from repgeom.stored_analysis import analyze_activations as analyze_activations
+    from repgeom.streaming_cka import StreamingCKA as StreamingCKA
     from repgeom.tokens import TokenPolicy as TokenPolicy
     from repgeom.two_nn import two_nn as two_nn
     from repgeom.vllm import open_vllm as open_vllm
@@ -133,6 +147,20 @@ _HOME = {
     "plot_betti_curves": "homology_plots",
     "plot_landscape": "homology_plots",
     "persistence_figure": "homology_plots",
+    "Similarity": "comparisons",
+    "SimilarityMatrix": "comparisons",
+    "cka": "cka",
+    "StreamingCKA": "streaming_cka",
+    "ExactCKA": "exact_cka",
+    "cca": "canonical_correlation",
+    "svcca": "canonical_correlation",
+    "pwcca": "canonical_correlation",
+    "regression_r2": "canonical_correlation",
+    "procrustes": "procrustes",
+    "rsa": "rsa",
+    "subspace_distance": "layer_subspaces",
+    "mean_cosine": "layer_subspaces",
+    "compare": "compare",
     "TokenPolicy": "tokens",
     "open_vllm": "vllm",
 }

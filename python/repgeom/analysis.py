@@ -93,7 +93,8 @@ def analyze_model(
         tower: Path of the stack of blocks, where a model has several (``"encoder"``); default: the one that
             feeds the output, or the encoder where the data are plain text or token ids.
         metrics: Measurements, in a list or separated by commas: ``spectrum``, ``sample``, ``novelty``,
-            ``dimension``, ``overlap``, ``imbalance``, ``homology``, ``router`` and those registered with
+            ``dimension``, ``overlap``, ``imbalance``, ``similarity``,
+            ``homology``, ``router`` and those registered with
             :func:`repgeom.metric`. ``"default"``, and none, is the first three.
         diagnostics: ``normalization_ablation``, and registered measurements of scope "table".
         output_router_logits: Count where the routers of a mixture of experts send the tokens; ``"auto"``: if

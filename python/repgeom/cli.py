@@ -24,6 +24,7 @@ Examples:
   repgeom run ./my-model --layers 0:12:2 --out runs/mine
   repgeom run gpt2 --hook-point attn_out,mlp_out --pool last,mean
   repgeom run gpt2 --metrics default,dimension,overlap --sample-limit 5000 --plot
+  repgeom run --metrics default,similarity,homology --plot
   repgeom run gpt2 --first 1 --high-norm 10      without BOS and attention sinks
   repgeom run gpt2 --load my_metrics.py --metrics default,kurtosis
   repgeom run gpt2 --dry-run           what it would do, and what that costs
@@ -84,7 +85,8 @@ def run(
     metrics: Annotated[
         str,
         typer.Option(
-            help="default (spectrum,sample,novelty), dimension, overlap, imbalance, homology, router, those of --load."
+            help="default (spectrum,sample,novelty), dimension, overlap, imbalance, similarity, "
+            "homology, router, those of --load."
         ),
     ] = "default",
     diagnostics: Annotated[str, typer.Option(help="normalization_ablation.")] = "",
@@ -144,7 +146,7 @@ def run(
     ] = False,
     plot: Annotated[
         bool,
-        typer.Option("--plot", help="Draw dimension.png beside the results (with --metrics dimension)."),
+        typer.Option("--plot", help="Draw dimension.png, cka.png (with --metrics dimension, similarity)."),
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan, with memory and time, and stop.")
@@ -194,6 +196,7 @@ def run(
             "compat": compat,
             "trust_remote_code": trust_remote_code,
         }
+        drawn: list[Path] = []
         if dry_run:
             typer.echo(plan_analysis(model, **options))
             return
@@ -206,11 +209,11 @@ def run(
             typer.echo(f"repgeom: {interrupt}", err=True)
             raise typer.Exit(EXIT_INTERRUPTED) from None
         if plot and results.artifact_dir is not None:
-            from repgeom.plots import save_dimension_figure
+            from repgeom.figures import save_figures
 
-            figure = save_dimension_figure(results, results.artifact_dir / "dimension.png")
+            drawn = save_figures(results, results.artifact_dir)
     _show(results)
-    if plot:
+    for figure in drawn:
         typer.echo(f"Figure: {figure}")
     if _incomplete(results):
         raise typer.Exit(EXIT_INCOMPLETE)
@@ -264,8 +267,8 @@ def smoke(
 
 def _check_plot(metrics: str) -> None:
     """Refuse a figure that could not be drawn before anything is measured."""
-    if "dimension" not in [name.strip() for name in metrics.split(",")]:
-        raise ValueError(f"--plot needs --metrics with dimension, got {metrics!r}")
+    if not {"dimension", "similarity"} & {name.strip() for name in metrics.split(",")}:
+        raise ValueError(f"--plot needs --metrics with dimension or similarity, got {metrics!r}")
     if importlib.util.find_spec("matplotlib") is None:
         raise ValueError("--plot needs matplotlib (pip install 'repgeom[plot]'), got none")
 

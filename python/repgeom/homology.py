@@ -146,9 +146,7 @@ def rips(  # type: ignore[misc]  # the overloads name the settings together
     """
     kernel_metric, exponent = metric_of(metric, p)
     check_integer("max_dim", max_dim, 0)
-    _check(threshold, min_persistence)
-    if not (isinstance(coefficients, int) and coefficients >= 2):
-        raise refusal("coefficients must be a prime up to 251", repr(coefficients))
+    _check(threshold, min_persistence, coefficients)
     batch = is_batch(x)
     items = list(x.values()) if isinstance(x, Mapping) else list(x) if batch else [x]
     clouds = [cloud_input(item, metric) for item in items]
@@ -187,10 +185,12 @@ def rips(  # type: ignore[misc]  # the overloads name the settings together
     return results if batch else results[0]
 
 
-def _check(threshold: float | None, min_persistence: float) -> None:
-    if threshold is not None and not (isinstance(threshold, Real) and threshold >= 0):
+def _check(threshold: Any, min_persistence: Any, coefficients: Any) -> None:
+    if not (isinstance(coefficients, int) and coefficients >= 2):
+        raise refusal("coefficients must be a prime up to 251", repr(coefficients))
+    if threshold is not None and not (isinstance(threshold, Real) and float(threshold) >= 0):
         raise refusal("threshold must be a number of at least 0, or None", repr(threshold))
-    if not (isinstance(min_persistence, Real) and 0 <= min_persistence < math.inf):
+    if not (isinstance(min_persistence, Real) and 0 <= float(min_persistence) < math.inf):
         raise refusal("min_persistence must be a finite number of at least 0", repr(min_persistence))
 
 

@@ -40,7 +40,10 @@ def _homology_pooled(*, pooled: Mapping[Any, Any], settings: Mapping[Any, Settin
 def _persistence(layers: Layers, threads: int | None) -> dict[Any, PersistenceDiagrams]:
     clouds = {layer: np.ascontiguousarray(cloud) for layer, cloud in layers.items() if len(cloud) >= 2}
     many = any(len(cloud) > LANDMARKS for cloud in clouds.values())
-    return rips(clouds, MAX_DIM, landmarks=LANDMARKS if many else None, threads=threads)
+    found: dict[Any, PersistenceDiagrams] = rips(
+        clouds, MAX_DIM, landmarks=LANDMARKS if many else None, threads=threads
+    )
+    return found
 
 
 def _row(diagrams: PersistenceDiagrams) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from repgeom import homology_metrics, neighbor_metrics, spectral_metrics
+from repgeom import homology_metrics, neighbor_metrics, similarity_metrics, spectral_metrics
 from repgeom.arrays import Float64Array
 from repgeom.checks import is_peer
 from repgeom.collect import Collector, LayerStatistics, paired_rows
@@ -26,10 +26,16 @@ GROUPS = {
     "default": ("spectrum", "sample", "novelty"),
     "dimension": ("dimension", "dimension_profile"),
     "overlap": ("overlap", "overlap_pairs", "label_overlap"),
+    "similarity": ("cka_pairs",),
     "homology": ("homology", "homology_pooled"),
 }
 ROUTER = "router"
-BUILT_IN = (spectral_metrics, neighbor_metrics, homology_metrics)  # which register themselves
+BUILT_IN = (
+    spectral_metrics,
+    neighbor_metrics,
+    similarity_metrics,
+    homology_metrics,
+)  # which register themselves
 
 
 def parse_metrics(metrics: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -42,9 +48,10 @@ def parse_metrics(metrics: str | Sequence[str] | None) -> tuple[str, ...]:
     names = metrics.split(",") if isinstance(metrics, str) else list(metrics or ())
     names = [name.strip() for name in names] or ["default"]
     known = _known()
-    unknown = sorted(set(names) - {*known, "default"})
+    allowed = list(dict.fromkeys([*GROUPS, *known]))
+    unknown = sorted(set(names) - set(allowed))
     if unknown:
-        raise ValueError(f"metrics must be among {['default', *known]}, got {unknown}")
+        raise ValueError(f"metrics must be among {allowed}, got {unknown}")
     wanted = {member for name in names for member in GROUPS.get(name, (name,))}
     return tuple(name for name in known if name in wanted)
 
