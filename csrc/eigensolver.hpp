@@ -62,8 +62,8 @@ class KrylovSpace {
     index_t columns() const { return used_ * panel_width; }  // of the basis, products known
     bool full() const { return used_ + options_.block_panels > options_.most_panels; }
     index_t random_columns() const { return random_columns_; }  // drawn so far: copies of a value it can see
-    double scale() const { return scale_; }  // largest norm of C q: a lower bound of |C|
-    double asymmetry() const { return asymmetry_; }  // |Q^T (C - C^T) Q|_F of the first block
+    double scale() const { return scale_; }                     // largest norm of C q: a lower bound of |C|
+    double asymmetry() const { return asymmetry_; }             // |Q^T (C - C^T) Q|_F of the first block
     // Eigenvalues of the projection, descending, and their vectors as columns.
     std::pair<Eigen::VectorXd, SmallMatrix> ritz() const;
 

@@ -24,7 +24,17 @@ ORDER = [
     # tokens
     *("tokens", "positions", "documents", "windows", "text", "dataloaders", "equal_lengths"),
     # statistics and measurements on arrays
-    *("covariance", "device_moments", "spectrum", "standard_errors", "sample", "similarity", "routing"),
+    *(
+        "covariance",
+        "eigensolver",
+        "sketches",
+        "device_moments",
+        "spectrum",
+        "standard_errors",
+        "sample",
+        "similarity",
+        "routing",
+    ),
     *("neighbors", "estimates", "neighborhoods", "two_nn", "gride", "decimation", "local_dimension"),
     *("dimension", "layer_pairs", "neighbor_overlap", "information_imbalance", "coordinate_imbalance"),
     *("comparisons", "matching", "resampling", "gram", "hsic", "cka", "streaming_cka", "exact_cka"),
@@ -47,6 +57,8 @@ RANK = {room: rank for rank, room in enumerate(ORDER)}
 ON_ARRAYS = [
     "arrays",
     "covariance",
+    "eigensolver",
+    "sketches",
     "spectrum",
     "standard_errors",
     "sample",

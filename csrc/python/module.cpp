@@ -6,6 +6,7 @@ namespace repgeom::python {
 void bind_machine(pybind11::module_& module);
 void bind_random(pybind11::module_& module);
 void bind_covariance(pybind11::module_& module);
+void bind_eigensolver(pybind11::module_& module);
 void bind_neighbors(pybind11::module_& module);
 void bind_homology(pybind11::module_& module);
 
@@ -16,6 +17,7 @@ PYBIND11_MODULE(_core, module) {
     repgeom::python::bind_machine(module);
     repgeom::python::bind_random(module);
     repgeom::python::bind_covariance(module);
+    repgeom::python::bind_eigensolver(module);
     repgeom::python::bind_neighbors(module);
     repgeom::python::bind_homology(module);
 }

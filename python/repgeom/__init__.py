@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from repgeom.diagram_distances import wasserstein_distance as wasserstein_distance
     from repgeom.diagrams import PersistenceDiagrams as PersistenceDiagrams
     from repgeom.dimension import select_scale as select_scale
+    from repgeom.eigensolver import Eigenpairs as Eigenpairs
+    from repgeom.eigensolver import top_eigenpairs as top_eigenpairs
     from repgeom.estimates import DimensionEstimate as DimensionEstimate
     from repgeom.estimates import DimensionProfile as DimensionProfile
     from repgeom.exact_cka import ExactCKA as ExactCKA
@@ -78,6 +80,9 @@ if TYPE_CHECKING:
     from repgeom.similarity import layer_cosine as layer_cosine
     from repgeom.similarity import linear_cka as linear_cka
     from repgeom.similarity import subspace_novelty as subspace_novelty
+    from repgeom.sketches import FrequentDirections as FrequentDirections
+    from repgeom.sketches import NystromSketch as NystromSketch
+    from repgeom.sketches import SketchedSpectrum as SketchedSpectrum
     from repgeom.spectrum import Spectrum as Spectrum
     from repgeom.spectrum import spectrum as spectrum
     from repgeom.stored import StoredActivations as StoredActivations
@@ -161,6 +166,11 @@ _HOME = {
     "subspace_distance": "layer_subspaces",
     "mean_cosine": "layer_subspaces",
     "compare": "compare",
+    "top_eigenpairs": "eigensolver",
+    "Eigenpairs": "eigensolver",
+    "NystromSketch": "sketches",
+    "FrequentDirections": "sketches",
+    "SketchedSpectrum": "sketches",
     "TokenPolicy": "tokens",
     "open_vllm": "vllm",
 }
