@@ -94,9 +94,7 @@ def farthest_points(
     count: int,
     first: int,
     threads: int,
-    instruction_set: str,
-    progress: Callable[[float], object] | None,
-) -> tuple[npt.NDArray[np.int64], float]: ...
+) -> tuple[npt.NDArray[np.int64], float, float, int]: ...
 
 class KrylovSpace:
     def __init__(
