@@ -20,6 +20,7 @@ namespace repgeom {
 namespace {
 
 constexpr index_t most_dense = 65535;
+constexpr int most_dimensions = 30;
 
 bool is_prime(int p) {
     if (p < 2) return false;
@@ -29,7 +30,9 @@ bool is_prime(int p) {
 }
 
 void check_options(const RipsOptions& options) {
-    require(options.max_dim >= 0, "max_dim must be at least 0", options.max_dim);
+    require(options.max_dim >= 0 && options.max_dim <= most_dimensions,
+            "max_dim must be from 0 to " + std::to_string(most_dimensions), options.max_dim);
+    require(options.kernels != nullptr, "kernels must be given", "none");
     require(is_prime(options.field) && options.field <= 251, "coefficients must be a prime up to 251",
             options.field);
     require(options.threshold >= 0, "threshold must be at least 0", options.threshold);
@@ -67,7 +70,7 @@ class Rips {
         result_.threshold = filtration.threshold;
         result_.enclosing = filtration.cone;
         reduce(filtration, team);
-        watch_.share.store(1);
+        watch_.begin(1, 1);
         return std::move(result_);
     }
 
@@ -85,28 +88,28 @@ class Rips {
             case CloudKind::square: {
                 const CheckedDistances distances = check_square(cloud_.values, watch_);
                 note(distances);
-                return filtration_of_square(distances.data, result_.n, options_.threshold);
+                return filtration_of_square(distances.data, result_.n, options_.threshold, watch_);
             }
             case CloudKind::condensed: {
                 const CheckedDistances distances = check_condensed(cloud_.values, result_.n, watch_);
                 note(distances);
-                return filtration_of_condensed(distances.data, result_.n, options_.threshold);
+                return filtration_of_condensed(distances.data, result_.n, options_.threshold, watch_);
             }
             default: {
                 const CheckedDistances lengths = check_lengths(cloud_.values);
                 note(lengths);
                 return filtration_of_graph(result_.n, cloud_.rows, cloud_.columns, lengths.data,
-                                           cloud_.values.columns, options_.threshold);
+                                           cloud_.values.columns, options_.threshold, watch_);
             }
         }
     }
 
     Filtration of_points(ThreadTeam& team) {
         const auto n = static_cast<std::size_t>(result_.n);
-        const auto distances = std::make_unique_for_overwrite<float[]>(n * n);
+        const auto distances = uninitialized<float>(n * n);
         result_.error_bound = pairwise_distances(cloud_.values, options_.metric, options_.exponent,
                                                  *options_.kernels, team, watch_, distances.get());
-        return filtration_of_square(distances.get(), result_.n, options_.threshold);
+        return filtration_of_square(distances.get(), result_.n, options_.threshold, watch_);
     }
 
     void note(const CheckedDistances& distances) {
@@ -117,38 +120,40 @@ class Rips {
 
     void reduce(const Filtration& filtration, ThreadTeam& team) {
         const bool by_reducer = options_.method == RipsMethod::reducer || options_.representatives;
-        const bool high = options_.max_dim >= 3 || !suits_surfaces(filtration);
+        const bool by_reduction = options_.max_dim >= 3 || !suits_surfaces(filtration);
         LinkOptions links;
         links.field = options_.field;
         links.loops = options_.max_dim >= 1 && !by_reducer;
         links.surfaces = options_.max_dim >= 2 && !by_reducer;
         links.kernels = options_.kernels;
+        watch_.begin(0, options_.max_dim <= 1 && !by_reducer ? 1 : 0.3);
         const LinkResult low = reduce_links(filtration, links, team, watch_);
         show_components(filtration, low.components);
         result_.method = "links";
         if (options_.max_dim == 0) return;
+        watch_.begin(watch_.share.load(), 1);
         if (by_reducer) {
             reduce_higher(filtration, 1, nullptr, team);
             return;
         }
         result_.dimensions.push_back(present(filtration, low.loops, nullptr, options_));
         if (options_.max_dim == 1) return;
-        if (high && options_.method == RipsMethod::automatic) {
+        if (by_reduction && options_.method == RipsMethod::automatic) {
             reduce_higher(filtration, 2, &low.killers, team);
             return;
         }
         SurfaceOptions surfaces;
         surfaces.field = options_.field;
         surfaces.kernels = options_.kernels;
-        const Bars bars = reduce_surfaces(filtration, low.candidates, surfaces, team, watch_);
+        const Bars bars = reduce_surfaces(filtration, low.candidates, surfaces, watch_);
         result_.dimensions.push_back(present(filtration, bars, nullptr, options_));
         result_.method += ", surfaces";
     }
 
-    // Surfaces need a table of n x n ranks: no more than 64 entries an edge, or what is small anyway.
+    // Surfaces need tables of n x n entries: no more than 8 an edge, or what is small anyway.
     static bool suits_surfaces(const Filtration& filtration) {
         const auto n = static_cast<std::size_t>(filtration.n);
-        return filtration.n <= most_dense && n * n <= 64 * filtration.edges.size() + (std::size_t{1} << 24);
+        return filtration.n <= most_dense && n * n <= 8 * filtration.edges.size() + (std::size_t{1} << 22);
     }
 
     void show_components(const Filtration& filtration, const Bars& components) {
@@ -195,6 +200,7 @@ class Batch {
     }
 
     std::vector<RipsResult> run() {
+        if (options_.progress) options_.progress(0);
         if (brief()) {
             const DenormalsCount denormals;
             ThreadTeam team(1);
@@ -242,11 +248,12 @@ class Batch {
         std::stable_sort(order.begin(), order.end(),
                          [&](std::size_t a, std::size_t b) { return weights_[a] > weights_[b]; });
         const auto count = static_cast<index_t>(order.size());
-        ThreadTeam team(static_cast<int>(std::min<index_t>(options_.threads, count)));
+        const int side_by_side = static_cast<int>(std::min<index_t>(options_.threads, count));
+        ThreadTeam team(side_by_side);
         try {
             team.run(count, [&](index_t task, int) {
-                ThreadTeam alone(1);
-                run_one(order[static_cast<std::size_t>(task)], alone);
+                ThreadTeam own(options_.threads / side_by_side);
+                run_one(order[static_cast<std::size_t>(task)], own);
             });
         } catch (...) {
             if (error_) std::rethrow_exception(error_);
@@ -274,14 +281,15 @@ class Batch {
         }
     }
 
-    void tell() const {
+    void tell() {
         if (!options_.progress) return;
         double done = 0, all = 0;
         for (std::size_t cloud = 0; cloud < clouds_.size(); ++cloud) {
             done += weights_[cloud] * watches_[cloud].share.load();
             all += weights_[cloud];
         }
-        options_.progress(done / all);
+        told_ = std::max(told_, done / all);
+        options_.progress(told_);
     }
 
     void stop() {
@@ -293,6 +301,7 @@ class Batch {
     std::vector<Watch> watches_;
     std::vector<double> weights_;
     std::vector<RipsResult> results_;
+    double told_ = 0;
     std::once_flag failed_;
     std::exception_ptr error_;
 };

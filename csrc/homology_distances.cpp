@@ -183,7 +183,8 @@ Landmarks farthest_points(const MatrixView& x, Metric metric, double exponent, i
     std::vector<double> values(static_cast<std::size_t>(x.rows));
     for (index_t next = first;; next = std::max_element(nearest.begin(), nearest.end()) - nearest.begin()) {
         if (!landmarks.rows.empty()) landmarks.cover_radius = distance(nearest[next]);
-        if (static_cast<index_t>(landmarks.rows.size()) == count) return landmarks;
+        const bool covered = !landmarks.rows.empty() && nearest[next] == 0;
+        if (covered || static_cast<index_t>(landmarks.rows.size()) == count) return landmarks;
         watch.check();
         landmarks.rows.push_back(next);
         evaluator.set_row(problem.reference, next);

@@ -19,7 +19,8 @@ struct Landmarks {
     double cover_radius = 0;  // no point is farther from its nearest landmark
 };
 
-// Farthest-point sampling: `first`, then always the point farthest from those chosen (Gonzalez 1985).
+// Farthest-point sampling: `first`, then always the point farthest from those chosen (Gonzalez 1985);
+// fewer than `count` where they are no farther than 0 from all points.
 Landmarks farthest_points(const MatrixView& x, Metric metric, double exponent, index_t count, index_t first,
                           const KernelTable& kernels, ThreadTeam& team, const Watch& watch);
 

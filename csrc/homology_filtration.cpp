@@ -24,20 +24,32 @@ Key key_of(float length, std::uint32_t name) {
 
 float length_of(Key key) { return std::bit_cast<float>(static_cast<std::uint32_t>(key >> 32)); }
 
+// visit(0), visit(1), ..., and a look at the watch now and then.
+template <typename Visit>
+void in_parts(std::size_t count, const Watch& watch, const Visit& visit) {
+    constexpr std::size_t part = std::size_t{1} << 20;
+    for (std::size_t begin = 0; begin < count; begin += part) {
+        watch.check();
+        const std::size_t end = std::min(begin + part, count);
+        for (std::size_t i = begin; i < end; ++i) visit(i);
+    }
+}
+
 // Stable, by length: three passes of 11 bits, without those in which all keys agree.
-void sort_by_length(std::unique_ptr<Key[]>& keys, std::size_t count) {
+void sort_by_length(std::unique_ptr<Key[]>& keys, std::size_t count, const Watch& watch) {
     constexpr int digits = 3, bits = 11;
     constexpr std::size_t buckets = std::size_t{1} << bits;
     std::vector<std::array<std::size_t, buckets>> counts(digits);
     const auto digit = [](Key key, int d) { return (key >> (32 + bits * d)) & (buckets - 1); };
-    for (std::size_t i = 0; i < count; ++i)
+    in_parts(count, watch, [&](std::size_t i) {
         for (int d = 0; d < digits; ++d) ++counts[d][digit(keys[i], d)];
+    });
     std::unique_ptr<Key[]> other;
     for (int d = 0; d < digits; ++d) {
         if (count == 0 || counts[d][digit(keys[0], d)] == count) continue;
-        if (!other) other = std::make_unique_for_overwrite<Key[]>(count);
+        if (!other) other = uninitialized<Key>(count);
         std::exclusive_scan(counts[d].begin(), counts[d].end(), counts[d].begin(), std::size_t{0});
-        for (std::size_t i = 0; i < count; ++i) other[counts[d][digit(keys[i], d)]++] = keys[i];
+        in_parts(count, watch, [&](std::size_t i) { other[counts[d][digit(keys[i], d)]++] = keys[i]; });
         std::swap(keys, other);
     }
 }
@@ -68,9 +80,10 @@ struct Rows {
         : largest(static_cast<std::size_t>(n), 0), squares(static_cast<std::size_t>(n), 0) {}
 };
 
-Rows scan(const Square& distance) {
+Rows scan(const Square& distance, const Watch& watch) {
     Rows rows(distance.n);
     for (index_t i = 0; i < distance.n; ++i) {
+        if (i % 256 == 0) watch.check();
         const float* row = distance.data + i * distance.n;
         // Eight independent sums, in a fixed order, for the sake of vector instructions.
         std::array<float, 8> most{};
@@ -92,10 +105,11 @@ Rows scan(const Square& distance) {
     return rows;
 }
 
-Rows scan(const Condensed& distance) {
+Rows scan(const Condensed& distance, const Watch& watch) {
     Rows rows(distance.n);
     const float* value = distance.data;
     for (index_t i = 0; i < distance.n; ++i) {
+        if (i % 256 == 0) watch.check();
         for (index_t j = i + 1; j < distance.n; ++j, ++value) {
             const double square = static_cast<double>(*value) * static_cast<double>(*value);
             rows.largest[i] = std::max(rows.largest[i], *value);
@@ -123,7 +137,7 @@ void number_vertices(Filtration& filtration, const Score& before) {
 }
 
 template <typename Distance>
-Filtration dense(const Distance& distance, float threshold) {
+Filtration dense(const Distance& distance, float threshold, const Watch& watch) {
     const index_t n = distance.n;
     require(n >= 1, "a filtration needs at least 1 point", n);
     require(n <= most_vertices, "dense distances need at most " + std::to_string(most_vertices) + " points",
@@ -131,31 +145,32 @@ Filtration dense(const Distance& distance, float threshold) {
     check_threshold(threshold);
     Filtration filtration;
     filtration.n = n;
-    const Rows rows = scan(distance);
+    const Rows rows = scan(distance, watch);
     cut(filtration, threshold, *std::min_element(rows.largest.begin(), rows.largest.end()));
     number_vertices(filtration, [&](vertex_t a, vertex_t b) { return rows.squares[a] < rows.squares[b]; });
 
     const float longest = filtration.threshold;
     const std::vector<vertex_t>& names = filtration.names;
     const auto pairs = static_cast<std::size_t>(n) * static_cast<std::size_t>(n - 1) / 2;
-    auto keys = std::make_unique_for_overwrite<Key[]>(pairs + 1);
+    auto keys = uninitialized<Key>(pairs + 1);
     std::size_t count = 0;
     for (index_t i = 1; i < n; ++i) {
+        if (i % 256 == 0) watch.check();
         for (index_t j = 0; j < i; ++j) {
             const float length = distance(names[i], names[j]);
             keys[count] = key_of(length, static_cast<std::uint32_t>(i * n + j));
             count += static_cast<std::size_t>(length <= longest && length < infinite);
         }
     }
-    sort_by_length(keys, count);
+    sort_by_length(keys, count, watch);
     filtration.edges.resize(count);
     filtration.lengths.resize(count);
     const auto width = static_cast<std::uint32_t>(n);
-    for (std::size_t k = 0; k < count; ++k) {
+    in_parts(count, watch, [&](std::size_t k) {
         const auto name = static_cast<std::uint32_t>(keys[k]);
         filtration.edges[k] = {name / width, name % width};
         filtration.lengths[k] = length_of(keys[k]);
-    }
+    });
     return filtration;
 }
 
@@ -169,16 +184,16 @@ float enclosing_radius(index_t n, const std::vector<index_t>& degrees, const std
 
 }  // namespace
 
-Filtration filtration_of_square(const float* distances, index_t n, float threshold) {
-    return dense(Square{distances, n}, threshold);
+Filtration filtration_of_square(const float* distances, index_t n, float threshold, const Watch& watch) {
+    return dense(Square{distances, n}, threshold, watch);
 }
 
-Filtration filtration_of_condensed(const float* distances, index_t n, float threshold) {
-    return dense(Condensed{distances, n}, threshold);
+Filtration filtration_of_condensed(const float* distances, index_t n, float threshold, const Watch& watch) {
+    return dense(Condensed{distances, n}, threshold, watch);
 }
 
 Filtration filtration_of_graph(index_t n, const index_t* rows, const index_t* columns, const float* lengths,
-                               index_t count, float threshold) {
+                               index_t count, float threshold, const Watch& watch) {
     require(n >= 1, "a filtration needs at least 1 point", n);
     require(n < no_rank, "a graph needs fewer than 2^32 - 1 points", n);
     require(count < no_rank, "a graph needs fewer than 2^32 - 1 edges", count);
@@ -200,21 +215,21 @@ Filtration filtration_of_graph(index_t n, const index_t* rows, const index_t* co
 
     std::vector<vertex_t> place(static_cast<std::size_t>(n));
     for (index_t i = 0; i < n; ++i) place[filtration.names[i]] = static_cast<vertex_t>(i);
-    auto keys = std::make_unique_for_overwrite<Key[]>(static_cast<std::size_t>(count) + 1);
+    auto keys = uninitialized<Key>(static_cast<std::size_t>(count) + 1);
     std::size_t kept = 0;
     for (index_t k = 0; k < count; ++k) {
         keys[kept] = key_of(lengths[k], static_cast<std::uint32_t>(k));
         kept += static_cast<std::size_t>(lengths[k] <= filtration.threshold && lengths[k] < infinite);
     }
-    sort_by_length(keys, kept);
+    sort_by_length(keys, kept, watch);
     filtration.edges.resize(kept);
     filtration.lengths.resize(kept);
-    for (std::size_t k = 0; k < kept; ++k) {
+    in_parts(kept, watch, [&](std::size_t k) {
         const auto name = static_cast<std::uint32_t>(keys[k]);
         const vertex_t a = place[rows[name]], b = place[columns[name]];
         filtration.edges[k] = {std::max(a, b), std::min(a, b)};
         filtration.lengths[k] = length_of(keys[k]);
-    }
+    });
     return filtration;
 }
 

@@ -33,14 +33,14 @@ struct Filtration {
     bool cone = false;  // some vertex is joined to all others: nothing but one component lives for ever
 };
 
-// Distances as a square matrix (row-major, the lower triangle is read), as the condensed upper triangle
+// Distances as a square, symmetric matrix (row-major), as the condensed upper triangle
 // (scipy's order), or as a graph whose other pairs are infinitely far. Infinite distances are no edges; NaN,
 // negative ones and loops are the caller's to refuse. Edges longer than `threshold`, or than the enclosing
 // radius where that is smaller, are left out.
-Filtration filtration_of_square(const float* distances, index_t n, float threshold);
-Filtration filtration_of_condensed(const float* distances, index_t n, float threshold);
+Filtration filtration_of_square(const float* distances, index_t n, float threshold, const Watch& watch);
+Filtration filtration_of_condensed(const float* distances, index_t n, float threshold, const Watch& watch);
 Filtration filtration_of_graph(index_t n, const index_t* rows, const index_t* columns, const float* lengths,
-                               index_t count, float threshold);
+                               index_t count, float threshold, const Watch& watch);
 
 // Bars of one dimension: edges that create and destroy a class, and the simplices that do it. Bars of equal
 // lengths but different edges are kept; death is `no_rank` for classes that live at the end. In dimension 0

@@ -9,7 +9,7 @@ namespace repgeom {
 
 namespace {
 
-constexpr double asymmetry_allowed = 1e-6;  // of the largest distance
+constexpr double asymmetry_allowed = 1e-6;  // of the smallest of the rows' largest distances
 constexpr float rounding_allowed = 1e-6F;   // of a side, in the triangle inequality
 constexpr index_t block = 32;
 
@@ -19,7 +19,7 @@ std::string place(index_t i, index_t j) {
 
 // The values as float32, in rows without gaps.
 template <typename T>
-void convert(const MatrixView& view, CheckedDistances& out) {
+void convert(const MatrixView& view, const Watch& watch, CheckedDistances& out) {
     const T* from = static_cast<const T*>(view.data);
     if constexpr (std::is_same_v<T, float>) {
         if (view.row_stride == view.columns || view.rows <= 1) {
@@ -29,6 +29,7 @@ void convert(const MatrixView& view, CheckedDistances& out) {
     }
     out.copy.resize(static_cast<std::size_t>(view.rows * view.columns));
     for (index_t i = 0; i < view.rows; ++i) {
+        if (i % 256 == 0) watch.check();
         const T* row = from + i * view.row_stride;
         for (index_t j = 0; j < view.columns; ++j) {
             const auto value = static_cast<float>(row[j]);
@@ -42,11 +43,11 @@ void convert(const MatrixView& view, CheckedDistances& out) {
     out.data = out.copy.data();
 }
 
-CheckedDistances as_float32(const MatrixView& view) {
+CheckedDistances as_float32(const MatrixView& view, const Watch& watch) {
     require(view.dtype == Dtype::float32 || view.dtype == Dtype::float64,
             "distances must be float32 or float64", "another dtype");
     CheckedDistances out;
-    view.dtype == Dtype::float32 ? convert<float>(view, out) : convert<double>(view, out);
+    view.dtype == Dtype::float32 ? convert<float>(view, watch, out) : convert<double>(view, watch, out);
     return out;
 }
 
@@ -62,11 +63,11 @@ void check_value(float value, index_t i, index_t j) {
     require(value >= 0, "distances must not be negative", std::to_string(value) + place(i, j));
 }
 
-double largest_finite(const float* values, index_t n) {
-    constexpr float infinite = std::numeric_limits<float>::infinity();
-    float most = 0;
-    for (index_t k = 0; k < n; ++k) most = values[k] < infinite ? std::max(most, values[k]) : most;
-    return static_cast<double>(most);
+// The enclosing radius; marks for pairs that are no edges are larger than it.
+double scale_of(const float* d, index_t n) {
+    float scale = std::numeric_limits<float>::infinity();
+    for (index_t i = 0; i < n; ++i) scale = std::min(scale, *std::max_element(d + i * n, d + (i + 1) * n));
+    return std::isinf(scale) ? 0 : static_cast<double>(scale);
 }
 
 // The larger of |d(i, j) - d(j, i)|; infinite where only one of the two is.
@@ -88,6 +89,14 @@ void refuse_asymmetry(const float* d, index_t n, double allowed) {
                 require(false, "distances must be symmetric",
                         std::to_string(a) + place(i, j) + " and " + std::to_string(b) + place(j, i));
         }
+}
+
+// A length must not depend on where it is read: the lower triangle counts.
+void mirror(CheckedDistances& out, index_t n) {
+    if (out.copy.empty()) out.copy.assign(out.data, out.data + n * n);
+    for (index_t i = 0; i < n; ++i)
+        for (index_t j = 0; j < i; ++j) out.copy[j * n + i] = out.copy[i * n + j];
+    out.data = out.copy.data();
 }
 
 // How far row[j] is longer than leg + to[j], at the most, over j < n. Eight maxima side by side, for the sake
@@ -127,26 +136,29 @@ void test_triangles(const float* d, index_t n, const Watch& watch, CheckedDistan
 CheckedDistances check_square(const MatrixView& view, const Watch& watch) {
     require(view.rows == view.columns, "distances must be a square matrix",
             std::to_string(view.rows) + " x " + std::to_string(view.columns));
-    CheckedDistances out = as_float32(view);
+    CheckedDistances out = as_float32(view, watch);
     const index_t n = view.rows;
     const float* d = out.data;
     for (index_t i = 0; i < n; ++i) {
+        if (i % 256 == 0) watch.check();
         if (any_bad(d + i * n, n))
             for (index_t j = 0; j < n; ++j) check_value(d[i * n + j], i, j);
         require(d[i * n + i] == 0, "the diagonal of distances must be 0",
                 std::to_string(d[i * n + i]) + place(i, i));
     }
-    watch.check();
     double difference = 0;
-    for (index_t i = 0; i < n; i += block)
+    for (index_t i = 0; i < n; i += block) {
+        watch.check();
         for (index_t j = 0; j <= i; j += block)
             difference = std::max(difference, static_cast<double>(asymmetry(d, n, i, j)));
+    }
     if (difference > 0) {
-        const double allowed = asymmetry_allowed * largest_finite(d, n * n);
+        const double allowed = asymmetry_allowed * scale_of(d, n);
         if (!(difference <= allowed)) refuse_asymmetry(d, n, allowed);
         out.rounding += difference;
+        mirror(out, n);
     }
-    test_triangles(d, n, watch, out);
+    test_triangles(out.data, n, watch, out);
     return out;
 }
 
@@ -154,7 +166,7 @@ CheckedDistances check_condensed(const MatrixView& view, index_t n, const Watch&
     require(view.rows * view.columns == n * (n - 1) / 2,
             "condensed distances of " + std::to_string(n) + " points must be n (n - 1) / 2",
             view.rows * view.columns);
-    CheckedDistances out = as_float32(view);
+    CheckedDistances out = as_float32(view, watch);
     const index_t length = view.rows * view.columns;
     if (any_bad(out.data, length)) {
         index_t k = 0;
@@ -166,7 +178,8 @@ CheckedDistances check_condensed(const MatrixView& view, index_t n, const Watch&
 }
 
 CheckedDistances check_lengths(const MatrixView& view) {
-    CheckedDistances out = as_float32(view);
+    CheckedDistances out = as_float32(view, Watch());
+    if (!any_bad(out.data, view.columns)) return out;
     for (index_t k = 0; k < view.columns; ++k) {
         const std::string at = " in edge " + std::to_string(k);
         require(!std::isnan(out.data[k]), "lengths must not be NaN", "NaN" + at);

@@ -18,7 +18,8 @@ struct CheckedDistances {
 };
 
 // A square matrix [n, n]; float32 or float64. Throws for NaN, negative distances, a diagonal other than zero
-// and asymmetry beyond 1e-6 of the largest distance. Infinite distances are allowed.
+// and asymmetry beyond 1e-6 of the enclosing radius; below it the lower triangle counts. Infinite distances
+// are allowed.
 CheckedDistances check_square(const MatrixView& distances, const Watch& watch);
 
 // The condensed upper triangle of n points, as one row. Throws for a length that is not n (n - 1) / 2.

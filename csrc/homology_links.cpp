@@ -19,7 +19,7 @@ void LinkChunks::add(index_t chunk, const LinkEvent* events, index_t n_events) {
 void LinkChunks::report(index_t edges) {
     watch_.check();
     const index_t done = done_.fetch_add(edges) + edges;
-    watch_.share.store(static_cast<double>(done) / static_cast<double>(edges_), std::memory_order_relaxed);
+    watch_.report(static_cast<double>(done) / static_cast<double>(edges_));
 }
 
 std::vector<LinkEvent> LinkChunks::joined() const {

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <string_view>
 
 #include "homology_links_find.hpp"
@@ -26,7 +27,7 @@ struct alignas(64) Line {
 class DenseLinks : public Links {
   public:
     explicit DenseLinks(index_t n)
-        : roots(std::make_unique_for_overwrite<std::uint16_t[]>(static_cast<std::size_t>(n * (n - 1) / 2))) {}
+        : roots(uninitialized<std::uint16_t>(static_cast<std::size_t>(n * (n - 1) / 2))) {}
 
     vertex_t root(vertex_t u, vertex_t v) const override {
         return roots[static_cast<std::size_t>(u) * (u - 1) / 2 + v];
@@ -99,17 +100,14 @@ std::unique_ptr<Links> find_dense_links(const Filtration& filtration, const Kern
     auto links = std::make_unique<DenseLinks>(filtration.n);
     LinkChunks chunks(static_cast<index_t>(filtration.edges.size()), team.size(), watch);
     const LinkKernels& table = link_kernels(kernels);
-    const auto work = [&](index_t, int) {
-        index_t chunk = chunks.take();
-        if (chunk >= chunks.count()) return;
-        Snapshot snapshot(filtration);
-        for (; chunk < chunks.count(); chunk = chunks.take()) {
-            snapshot.advance(chunks.first(chunk), chunks);
-            snapshot.find(table, links->roots.get(), chunks, chunk);
-        }
-    };
+    std::vector<std::optional<Snapshot>> snapshots(static_cast<std::size_t>(team.size()));
     team.spread();
-    team.run(std::min<index_t>(team.size(), chunks.count()), work);
+    team.run(chunks.count(), [&](index_t chunk, int thread) {
+        std::optional<Snapshot>& snapshot = snapshots[static_cast<std::size_t>(thread)];
+        if (!snapshot) snapshot.emplace(filtration);
+        snapshot->advance(chunks.first(chunk), chunks);
+        snapshot->find(table, links->roots.get(), chunks, chunk);
+    });
     links->events = chunks.joined();
     return links;
 }

@@ -37,7 +37,7 @@ std::unique_ptr<Links> find_sparse_links(const Filtration& filtration, ThreadTea
 LinkResult reduce_links(const Filtration& filtration, const LinkOptions& options, LinkLayout layout,
                         ThreadTeam& team, Watch& watch);
 
-// The edges in chunks that threads take in turn; the events of each, put together in the end.
+// The edges in chunks, which threads take in turn; the events of each, put together in the end.
 class LinkChunks {
   public:
     LinkChunks(index_t edges, int threads, Watch& watch);
@@ -45,9 +45,6 @@ class LinkChunks {
     index_t count() const { return static_cast<index_t>(events_.size()); }
     index_t first(index_t chunk) const { return chunk * size_; }
     index_t last(index_t chunk) const { return std::min(edges_, (chunk + 1) * size_); }
-
-    // The next chunk that nobody has; count() when there is none.
-    index_t take() { return next_.fetch_add(1); }
 
     void add(index_t chunk, const LinkEvent* events, index_t n_events);
 
@@ -61,7 +58,6 @@ class LinkChunks {
     index_t size_;
     Watch& watch_;
     std::vector<std::vector<LinkEvent>> events_;
-    std::atomic<index_t> next_{0};
     std::atomic<index_t> done_{0};
 };
 

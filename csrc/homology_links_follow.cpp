@@ -102,8 +102,8 @@ class ComponentBars {
 template <bool binary>
 class Loops {
   public:
-    Loops(const Filtration& filtration, const Links& links, int field)
-        : filtration_(filtration), links_(links), annotations_(field) {}
+    Loops(const Filtration& filtration, const Links& links, int field, const Watch& watch)
+        : filtration_(filtration), links_(links), watch_(watch), annotations_(field) {}
 
     // An edge whose link is empty.
     void add_edge(rank_t edge, bool closes_loop) {
@@ -169,6 +169,7 @@ class Loops {
             if (pending_.size() != before) continue;
             table_.put(u, v, sum(u, r, v));
             pending_.pop_back();
+            if ((++unrolled_ & 0xfff) == 0) watch_.check();
         }
     }
 
@@ -187,6 +188,8 @@ class Loops {
 
     const Filtration& filtration_;
     const Links& links_;
+    const Watch& watch_;
+    std::size_t unrolled_ = 0;
     Annotations<binary> annotations_;
     PairTable table_;
     std::vector<rank_t> births_;  // of every class
@@ -198,7 +201,7 @@ template <bool binary>
 void follow(const Filtration& filtration, const Links& links, const LinkOptions& options, Watch& watch,
             LinkResult& result) {
     ComponentBars components(filtration, result.components);
-    Loops<binary> loops(filtration, links, options.field);
+    Loops<binary> loops(filtration, links, options.field, watch);
     result.loops.dim = 1;
     for (const LinkEvent& event : links.events) {
         watch.check();

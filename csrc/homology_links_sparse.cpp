@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "homology_links_find.hpp"
@@ -60,8 +61,7 @@ const Neighbor* find_neighbor(const Neighbor* first, const Neighbor* last, verte
 class SparseLinks : public Links {
   public:
     SparseLinks(const Filtration& filtration, const Watch& watch)
-        : adjacency(filtration, watch),
-          roots(std::make_unique_for_overwrite<vertex_t[]>(filtration.edges.size())) {}
+        : adjacency(filtration, watch), roots(uninitialized<vertex_t>(filtration.edges.size())) {}
 
     vertex_t root(vertex_t u, vertex_t v) const override {
         const Neighbors neighbors = adjacency.of(u);
@@ -190,13 +190,12 @@ void find_chunk(Walker& walker, LinkChunks& chunks, index_t chunk) {
 std::unique_ptr<Links> find_sparse_links(const Filtration& filtration, ThreadTeam& team, Watch& watch) {
     auto links = std::make_unique<SparseLinks>(filtration, watch);
     LinkChunks chunks(static_cast<index_t>(filtration.edges.size()), team.size(), watch);
-    const auto work = [&](index_t, int) {
-        index_t chunk = chunks.take();
-        if (chunk >= chunks.count()) return;
-        Walker walker(filtration, *links);
-        for (; chunk < chunks.count(); chunk = chunks.take()) find_chunk(walker, chunks, chunk);
-    };
-    team.run(std::min<index_t>(team.size(), chunks.count()), work);
+    std::vector<std::optional<Walker>> walkers(static_cast<std::size_t>(team.size()));
+    team.run(chunks.count(), [&](index_t chunk, int thread) {
+        std::optional<Walker>& walker = walkers[static_cast<std::size_t>(thread)];
+        if (!walker) walker.emplace(filtration, *links);
+        find_chunk(*walker, chunks, chunk);
+    });
     links->events = chunks.joined();
     return links;
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <memory>
 #include <numeric>
+#include <string>
 
 #include "homology_reducer_column.hpp"
 #include "homology_reducer_links.hpp"
@@ -164,8 +165,8 @@ void reduce_dimensions(const Work& work, const Graph& graph, Reduced& reduced) {
         for (std::size_t left = columns.size(); left > 0; --left) {
             reducer.reduce(columns[left - 1]);
             const double share = 1 - static_cast<double>(left - 1) / static_cast<double>(columns.size());
-            work.watch.share =
-                (dim - work.options.min_dim + share) / (work.last_dim - work.options.min_dim + 1);
+            work.watch.report((dim - work.options.min_dim + share) /
+                              (work.last_dim - work.options.min_dim + 1));
         }
         write_bars(reducer, dim, reduced, work.options.representatives);
         pivots = reducer.take_pivots();
@@ -197,9 +198,13 @@ Reduced reduce_implicit(const Filtration& filtration, const ReducerOptions& opti
     Reduced reduced;
     const int last_dim = static_cast<int>(std::min<index_t>(options.max_dim, filtration.n - 2));
     if (last_dim >= options.min_dim && !filtration.edges.empty()) {
-        require(bits_needed(filtration, last_dim) <= 128,
-                "(bits of an edge number) + max_dim * (bits of a vertex number) must be at most 128",
-                bits_needed(filtration, last_dim));
+        int possible = last_dim;
+        while (bits_needed(filtration, possible) > 128) --possible;
+        require(possible == last_dim,
+                "the name of a simplex has 128 bits: with " + std::to_string(filtration.n) + " points and " +
+                    std::to_string(filtration.edges.size()) + " edges max_dim must be at most " +
+                    std::to_string(possible),
+                last_dim);
         const Work work{filtration, options, team, watch, PrimeField(options.field), last_dim};
         if (dense(filtration, options.layout))
             reduce_graph(work, DenseGraph(filtration, row_kernels(options.kernels), watch), reduced);
@@ -210,7 +215,7 @@ Reduced reduce_implicit(const Filtration& filtration, const ReducerOptions& opti
         reduced.bars.emplace_back().dim = dim;
         if (options.representatives) reduced.cocycles.emplace_back().starts.push_back(0);
     }
-    watch.share = 1;
+    watch.report(1);
     return reduced;
 }
 

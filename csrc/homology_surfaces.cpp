@@ -235,7 +235,7 @@ Pivot ColumnReducer::reduce_bitsets(rank_t edge, Chain& chain) {
 void ColumnReducer::report(rank_t edge) {
     watch_.check();
     const double part = static_cast<double>(edge) / static_cast<double>(n_edges_);
-    watch_.share.store((done_ + part) / all_, std::memory_order_relaxed);
+    watch_.report((done_ + part) / all_);
 }
 
 Pivot ColumnReducer::reduce(const RootTriangle& candidate, Chain& chain, std::size_t done, std::size_t all) {
@@ -252,13 +252,12 @@ Pivot ColumnReducer::reduce(const RootTriangle& candidate, Chain& chain, std::si
 }
 
 Bars reduce_surfaces(const Filtration& filtration, const std::vector<RootTriangle>& candidates,
-                     const SurfaceOptions& options, ThreadTeam& team, Watch& watch) {
+                     const SurfaceOptions& options, Watch& watch) {
     require(filtration.n <= 65535, "surfaces need at most 65535 points", filtration.n);
-    static_cast<void>(team);
     Bars bars;
     bars.dim = 2;
     if (candidates.empty()) return bars;
-    const RankTable ranks(filtration);
+    const RankTable ranks(filtration, watch);
     Columns columns;
     ColumnReducer reducer(filtration, ranks, surface_kernels(options.kernels), options, columns, watch);
     std::vector<Pivot> pivots(candidates.size());
@@ -267,7 +266,7 @@ Bars reduce_surfaces(const Filtration& filtration, const std::vector<RootTriangl
         pivots[i] = reducer.reduce(candidates[i], chain, candidates.size() - 1 - i, candidates.size());
         if (pivots[i].edge != no_rank) columns.emplace(pivots[i].key(), std::move(chain));
     }
-    watch.share.store(1, std::memory_order_relaxed);
+    watch.report(1);
     for (std::size_t i = 0; i < candidates.size(); ++i) {
         const Edge birth = filtration.edges[candidates[i].edge];
         const Pivot& pivot = pivots[i];

@@ -19,6 +19,6 @@ struct SurfaceOptions {
 // `candidates` as reduce_links() gives them: every triangle (edge, root) creates a class of dimension 2, and
 // the root is the smallest vertex of its component of the link.
 Bars reduce_surfaces(const Filtration& filtration, const std::vector<RootTriangle>& candidates,
-                     const SurfaceOptions& options, ThreadTeam& team, Watch& watch);
+                     const SurfaceOptions& options, Watch& watch);
 
 }  // namespace repgeom

@@ -43,11 +43,12 @@ void each_bit(const word_t* bits, index_t words, Visit&& visit) {
 // Where every pair of vertices is in the order of edges; `no_rank` for no edge.
 class RankTable {
   public:
-    explicit RankTable(const Filtration& filtration)
+    RankTable(const Filtration& filtration, const Watch& watch)
         : stride_(round_up(filtration.n, 64)),
           lines_(static_cast<std::size_t>(filtration.n * stride_ / ranks_per_line)) {
         std::fill_n(row(0), filtration.n * stride_, no_rank);
         for (std::size_t k = 0; k < filtration.edges.size(); ++k) {
+            if (k % 65536 == 0) watch.check();
             const Edge& edge = filtration.edges[k];
             row(edge.u)[edge.v] = row(edge.v)[edge.u] = static_cast<rank_t>(k);
         }

@@ -112,6 +112,7 @@ struct ThreadTeam::Shared {
 
 ThreadTeam::ThreadTeam(int threads) : shared_(std::make_unique<Shared>()) {
     require(threads >= 1, "threads must be at least 1", threads);
+    shared_->workers.reserve(static_cast<std::size_t>(threads - 1));
     try {
         for (int thread = 1; thread < threads; ++thread)
             shared_->workers.emplace_back([shared = shared_.get(), thread] { shared->serve(thread); });

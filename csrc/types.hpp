@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -22,6 +23,12 @@ struct MatrixView {
     index_t columns = 0;
     index_t row_stride = 0;
 };
+
+// Room that is written before it is read (std::make_unique_for_overwrite, which libc++ 14 lacks).
+template <typename T>
+std::unique_ptr<T[]> uninitialized(std::size_t size) {
+    return std::unique_ptr<T[]>(new T[size]);
+}
 
 // Throws std::invalid_argument (ValueError in Python) whose text is the rule and the value received.
 template <typename Value>

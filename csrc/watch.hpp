@@ -14,11 +14,24 @@ struct Stopped : std::runtime_error {
 
 struct Watch {
     std::atomic<bool> stop{false};
-    std::atomic<double> share{0};
+    std::atomic<double> share{0};  // of the whole work
+
+    // What follows is the part of the whole from `from` to `to`; between pieces of work only.
+    void begin(double from, double to) {
+        from_ = from;
+        to_ = to;
+        report(0);
+    }
+
+    void report(double part) { share.store(from_ + (to_ - from_) * part, std::memory_order_relaxed); }
 
     void check() const {
         if (stop.load(std::memory_order_relaxed)) throw Stopped();
     }
+
+  private:
+    double from_ = 0;
+    double to_ = 1;
 };
 
 // Runs `work` on a thread of its own while the calling thread calls `poll` every 50 ms. When `poll` throws,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import scipy.sparse
 import torch
@@ -1005,3 +1006,99 @@ def test_a_memory_limit_says_what_to_change():
 def test_an_ample_memory_limit_changes_nothing():
     x = normal(60, 3)
     assert_same_bits(rg.rips(x, 2, memory_limit=2**30), rg.rips(x, 2), 2)
+
+
+def test_rounding_that_breaks_symmetry_does_not_break_the_cone():
+    up = np.nextafter(np.float32(1), np.float32(2))
+    found = precomputed(np.array([[0, up], [1, 0]], dtype=np.float32), 1)
+    assert found.enclosing
+    assert [len(births) for births in found.infinite] == [1, 0]
+    generator = np.random.default_rng(0)
+    for _ in range(100):
+        distances = table(generator.standard_normal((12, 3)))
+        noise = 1 + 2e-7 * generator.uniform(-1, 1, distances.shape).astype(np.float32)
+        uneven = (distances * noise).astype(np.float32)
+        found = precomputed(uneven, 2)
+        assert found.enclosing
+        assert [len(births) for births in found.infinite] == [1, 0, 0]
+        lower = np.tril(uneven) + np.tril(uneven).T
+        assert_bars(found, all_bars(precomputed(lower, 2), 2))
+
+
+def test_limits_are_named():
+    with pytest.raises(ValueError, match=r"max_dim must be at most 30, got 31"):
+        rg.rips(normal(5, 2), 31)
+    with pytest.raises(
+        ValueError, match=r"128 bits: with 400 points and \d+ edges max_dim must be at most 1\d, got 30"
+    ):
+        rg.rips(normal(400, 3), 30, threshold=0.3)
+    with pytest.raises(ValueError, match=r"landmarks must be from 1 to n = 10, got 100"):
+        rg.farthest_points(normal(10, 2), 100)
+    assert rg.rips(normal(10, 2), landmarks=100).cover_radius == 0
+    assert rg.rips(normal(10, 2), coefficients=np.int64(3)).field == 3
+
+
+def test_landmarks_say_what_they_bound():
+    angles = np.arange(4) * 0.1
+    arc = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    assert "cover_radius does not bound" in rg.rips(arc, 0, metric="cosine", landmarks=2).notes[0]
+    uneven = np.ones((50, 50)) - np.eye(50)
+    uneven[7, 9] = 100
+    with pytest.raises(ValueError, match="symmetric"):
+        precomputed(uneven, 0, landmarks=5)
+    uneven[9, 7] = 100
+    assert "triangle" in precomputed(uneven, 0, landmarks=5).notes[0]
+    repeated = np.repeat(np.eye(3), 4, axis=0)
+    chosen = rg.farthest_points(repeated, 8)
+    assert len(chosen.indices) == 3
+    assert chosen.cover_radius == 0
+    found = rg.rips(repeated, landmarks=8, representatives=True)
+    assert [len(np.unique(simplices)) == len(simplices) for simplices, _ in found.cocycles[0]] == [True] * 3
+
+
+def test_marks_for_no_edge_do_not_hide_asymmetry():
+    marked = np.ones((6, 6)) - np.eye(6)
+    marked[2, 3] = marked[3, 2] = 1e9
+    marked[0, 1], marked[1, 0] = 1, 900
+    with pytest.raises(ValueError, match="symmetric"):
+        precomputed(marked, 0)
+
+
+def test_a_threshold_is_reported_as_it_was_given():
+    x = normal(30, 3)
+    for threshold in (0.7, 0.3, 1.1):
+        found = rg.rips(x, 1, threshold=threshold)
+        assert found.threshold == threshold
+        assert found.betti_numbers(threshold)[0] == len(found.infinite[0])
+
+
+def test_forms_of_sparse_matrices_agree():
+    distances = np.triu(table(normal(12, 3)), 1)
+    full = distances + distances.T
+    expected = precomputed(full, 1)
+    for held in (
+        scipy.sparse.dok_matrix(full),
+        scipy.sparse.lil_array(full),
+        scipy.sparse.coo_array(distances),
+    ):
+        assert_bars(precomputed(held, 1), all_bars(expected, 1))
+    far = scipy.sparse.coo_matrix(([np.inf, np.inf, 1.0], ([0, 1, 0], [1, 0, 2])), shape=(3, 3))
+    assert len(precomputed(far, 0).infinite[0]) == 2
+    for order in ([0, 1], [1, 0]):
+        mixed = scipy.sparse.coo_matrix((np.array([1, np.inf])[order], ([0, 1], [1, 0])), shape=(2, 2))
+        with pytest.raises(ValueError, match="symmetric"):
+            precomputed(mixed, 0)
+    rounded = scipy.sparse.coo_matrix(([1.0, 1 + 5e-7], ([0, 1], [1, 0])), shape=(2, 2))
+    assert precomputed(rounded, 0).error_bound >= 5e-7
+
+
+def test_a_bad_cloud_is_named_by_its_key():
+    with pytest.raises(ValueError, match=r"'mlp': .*NaN"):
+        rg.rips({"attn": normal(5, 2), "mlp": np.full((5, 2), np.nan)})
+
+
+def test_integer_tensors_and_frames_are_points():
+    grid = np.random.default_rng(0).integers(0, 5, (20, 3))
+    expected = rg.rips(grid.astype(float))
+    for x in (torch.from_numpy(grid), pd.DataFrame(grid), grid.astype(">f8")):
+        assert_bars(rg.rips(x), all_bars(expected, 1))

@@ -7,6 +7,7 @@
 #include "cpu_dispatch.hpp"
 #include "homology.hpp"
 #include "homology_distances.hpp"
+#include "homology_input.hpp"
 
 namespace repgeom::python {
 
@@ -150,13 +151,13 @@ py::list rips_of(const py::list& items, const std::string& kind, const std::stri
 }
 
 py::tuple landmarks_of(const py::object& x, const std::string& metric, double exponent, index_t count,
-                       index_t first, int threads, const std::string& instruction_set,
-                       const py::object& progress) {
+                       index_t first, int threads) {
     const ArrayView view = read_array(x, "x");
     const MatrixView points = as_matrix(view, "x");
     const Metric which = metric_of(metric);
-    const KernelTable& table = kernels(instruction_set);
-    const std::function<void(double)> say = tell(progress);
+    const py::none no_progress;
+    const std::function<void(double)> look = tell(no_progress);
+    CheckedDistances checked;
     Landmarks landmarks;
     {
         const py::gil_scoped_release release;
@@ -164,11 +165,17 @@ py::tuple landmarks_of(const py::object& x, const std::string& metric, double ex
         run_watched(
             [&] {
                 ThreadTeam team(threads);
-                landmarks = farthest_points(points, which, exponent, count, first, table, team, watch);
+                MatrixView read = points;
+                if (which == Metric::precomputed) {
+                    checked = check_square(points, watch);
+                    read = {checked.data, Dtype::float32, points.rows, points.rows, points.rows};
+                }
+                landmarks = farthest_points(read, which, exponent, count, first, kernels(""), team, watch);
             },
-            [&] { say(watch.share.load()); }, [&] { watch.stop.store(true); });
+            [&] { look(0); }, [&] { watch.stop.store(true); });
     }
-    return py::make_tuple(give(std::move(landmarks.rows), 1), landmarks.cover_radius);
+    return py::make_tuple(give(std::move(landmarks.rows), 1), landmarks.cover_radius, checked.triangle_excess,
+                          checked.triples);
 }
 
 }  // namespace
@@ -179,8 +186,9 @@ void bind_homology(py::module_& module) {
                py::arg("representatives"), py::arg("method"), py::arg("threads"), py::arg("instruction_set"),
                py::arg("progress"), "Vietoris-Rips persistence of every cloud.");
     module.def("farthest_points", &landmarks_of, py::arg("x"), py::arg("metric"), py::arg("exponent"),
-               py::arg("count"), py::arg("first"), py::arg("threads"), py::arg("instruction_set"),
-               py::arg("progress"), "Rows of landmarks and the distance within which they cover all points.");
+               py::arg("count"), py::arg("first"), py::arg("threads"),
+               "Rows of landmarks, the distance within which they cover all points, and what the test of the "
+               "triangle inequality found.");
 }
 
 }  // namespace repgeom::python

@@ -19,7 +19,7 @@ def refusal(rule: str, received: object) -> ValueError:
 
 def check_integer(name: str, value: Any, least: int) -> None:
     """Refuse anything but an integer of at least ``least``."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
         raise refusal(f"{name} must be an integer of at least {least}", repr(value))
 
 

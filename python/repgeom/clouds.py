@@ -26,12 +26,14 @@ class CloudInput:
         value: What the kernel reads: an array, or ``(n, rows, columns, lengths)`` of a graph.
         n: Points.
         edges: Pairs that may be edges.
+        asymmetry: Largest difference between the two distances that were given for a pair of a graph.
     """
 
     kind: str
     value: Any
     n: int
     edges: int
+    asymmetry: float = 0.0
 
 
 def metric_of(metric: str, p: float | None) -> tuple[str, float]:
@@ -42,7 +44,7 @@ def metric_of(metric: str, p: float | None) -> tuple[str, float]:
         if p is not None:
             raise refusal("p belongs to metric='minkowski'", f"p={p!r} with metric={metric!r}")
         return metric, 2.0
-    if p is None or isinstance(p, bool) or not p >= 1:
+    if not isinstance(p, int | float) or isinstance(p, bool) or not p >= 1:
         raise refusal("p must be a number of at least 1", repr(p))
     special = {1.0: "manhattan", 2.0: "euclidean", math.inf: "chebyshev"}
     return special.get(float(p), "minkowski"), float(p)
@@ -50,6 +52,8 @@ def metric_of(metric: str, p: float | None) -> tuple[str, float]:
 
 def is_batch(x: Any) -> bool:
     """Whether x is several clouds: a dict, or a list or tuple of arrays."""
+    if hasattr(x, "tocoo"):
+        return False
     return isinstance(x, Mapping) or (
         isinstance(x, list | tuple)
         and len(x) > 0
@@ -63,17 +67,11 @@ def cloud_input(x: Any, metric: str) -> CloudInput:
         return _graph(x)
     if hasattr(x, "tocoo"):
         raise refusal("a sparse matrix needs metric='precomputed'", f"metric={metric!r}")
-    array = (
-        kernel_input(x)
-        if hasattr(x, "shape") or hasattr(x, "__dlpack__")
-        else np.asarray(x, dtype=np.float64)
-    )
+    array = _array(x)
     shape = tuple(int(side) for side in array.shape)
     if metric != "precomputed":
         if len(shape) != 2:
             raise refusal("x must have 2 dimensions [n, d]", f"shape {shape}")
-        if isinstance(array, np.ndarray) and array.dtype.kind in "iub":
-            array = array.astype(np.float64)
         return CloudInput("points", _in_rows(array), shape[0], shape[0] * (shape[0] - 1) // 2)
     array = _wide(array)
     if len(shape) == 1:
@@ -88,6 +86,19 @@ def _points(length: int) -> int:
     if n * (n - 1) // 2 != length:
         raise refusal("condensed distances must be n (n - 1) / 2 for some n", length)
     return n
+
+
+def _array(x: Any) -> Any:
+    """What the kernel reads in place, as it is; anything else as NumPy has it, whole numbers as float64."""
+    if is_torch(x):
+        x = kernel_input(x)
+        return x if x.is_floating_point() else x.double()
+    if not isinstance(x, np.ndarray) and hasattr(x, "__dlpack__"):
+        return kernel_input(x)
+    array = kernel_input(x) if isinstance(x, np.ndarray) else np.asarray(x)
+    if array.dtype.kind in "iub":
+        return array.astype(np.float64)
+    return array if array.dtype.isnative else array.astype(array.dtype.newbyteorder("="))
 
 
 def _in_rows(array: Any) -> Any:
@@ -134,9 +145,9 @@ def _graph(x: Any) -> CloudInput:
     names, upper, lengths = names[order], upper[order], lengths[order]
     first = np.ones(len(names), dtype=np.bool_)
     first[1:] = names[1:] != names[:-1]
-    _check_pairs(names, upper, lengths, first, n)
+    asymmetry = _check_pairs(names, upper, lengths, first, n)
     names, lengths = names[first], np.ascontiguousarray(lengths[first])
-    return CloudInput("graph", (n, names // n, names % n, lengths), n, len(lengths))
+    return CloudInput("graph", (n, names // n, names % n, lengths), n, len(lengths), asymmetry)
 
 
 def _check_pairs(
@@ -145,17 +156,20 @@ def _check_pairs(
     lengths: npt.NDArray[Any],
     first: npt.NDArray[np.bool_],
     n: int,
-) -> None:
-    """A pair that is there twice is there once in each triangle, with one length."""
+) -> float:
+    """A pair that is there twice is there once in each triangle, with one length but for rounding."""
     again = np.flatnonzero(~first)
     twice = again[upper[again] == upper[again - 1]]
     if len(twice):
         i, j = divmod(int(names[twice[0]]), n)
         raise refusal("a sparse matrix must store every entry once", f"({i}, {j}) several times")
-    unequal = again[~(np.abs(lengths[again] - lengths[again - 1]) <= 1e-6 * np.abs(lengths[again]))]
+    left, right = lengths[again - 1].astype(np.float64), lengths[again].astype(np.float64)
+    apart = np.abs(np.subtract(left, right, out=np.zeros_like(left), where=left != right))
+    unequal = np.flatnonzero(~(apart <= 1e-6 * np.minimum(left, right)))
     if len(unequal):
-        at = int(unequal[0])
+        at = int(again[unequal[0]])
         i, j = divmod(int(names[at]), n)
         raise refusal(
             "distances must be symmetric", f"{lengths[at - 1]} at ({i}, {j}) and {lengths[at]} at ({j}, {i})"
         )
+    return float(apart.max(initial=0.0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,23 @@ from repgeom.landmarks import Landmarks
 Int64Array = npt.NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a call asked for, where its result repeats it."""
+
+    metric: str
+    field: int
+    threshold: float | None
+    min_persistence: float
+
+
 def diagrams_of(
-    facts: dict[str, Any], metric: str, field: int, min_persistence: float, landmarks: Landmarks | None
+    facts: dict[str, Any], asked: Asked, asymmetry: float, landmarks: Landmarks | None
 ) -> PersistenceDiagrams:
     """Diagrams from the answer of the kernel; points have the numbers of the whole cloud."""
+    enclosing, threshold = facts["enclosing"], facts["threshold"]
+    if not enclosing and asked.threshold is not None:
+        threshold = float(asked.threshold)  # not rounded
     bars, infinite, births, deaths, endless, cocycles = map(tuple, zip(*facts["dimensions"], strict=True))
     if landmarks is not None:
         births, deaths, endless = (
@@ -30,16 +44,16 @@ def diagrams_of(
         birth_simplices=births,
         death_simplices=deaths,
         infinite_simplices=endless,
-        cocycles=_cocycles(cocycles, field, landmarks),
+        cocycles=_cocycles(cocycles, asked.field, landmarks),
         n=facts["n"],
-        field=field,
-        metric=metric,
-        threshold=facts["threshold"],
-        enclosing=facts["enclosing"],
-        min_persistence=min_persistence,
-        error_bound=facts["error_bound"],
+        field=asked.field,
+        metric=asked.metric,
+        threshold=threshold,
+        enclosing=enclosing,
+        min_persistence=asked.min_persistence,
+        error_bound=facts["error_bound"] + asymmetry,
         method=facts["method"],
-        notes=_notes(facts),
+        notes=_notes(facts, asked.metric, landmarks),
         cover_radius=None if landmarks is None else landmarks.cover_radius,
     )
 
@@ -75,11 +89,16 @@ def _renumbered(simplices: Int64Array, names: Int64Array) -> tuple[Int64Array, n
     return np.take_along_axis(named, order, axis=1), inversions % 2 == 1
 
 
-def _notes(facts: dict[str, Any]) -> tuple[str, ...]:
-    excess = facts["triangle_excess"]
-    if excess == 0:
-        return ()
-    return (
-        f"the triangle inequality is violated by up to {excess:.6g} (of {facts['triples']} triples tested); "
-        "births and deaths are right, but bounds that need a metric do not hold",
-    )
+def _notes(facts: dict[str, Any], metric: str, landmarks: Landmarks | None) -> tuple[str, ...]:
+    excess, triples = facts["triangle_excess"], facts["triples"]
+    if landmarks is not None and landmarks.triples:
+        excess, triples = landmarks.triangle_excess, landmarks.triples
+    notes = []
+    if excess > 0:
+        notes.append(
+            f"the triangle inequality is violated by up to {excess:.6g} (of {triples} triples tested); "
+            "births and deaths are right, but bounds that need a metric do not hold"
+        )
+    if landmarks is not None and metric == "cosine":
+        notes.append("1 - cos is no metric: cover_radius does not bound how far the diagrams are off")
+    return tuple(notes)

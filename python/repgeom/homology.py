@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, Literal, overload
 
 from repgeom import _core
@@ -13,13 +13,14 @@ from repgeom.arrays import Array
 from repgeom.checks import check_integer, refusal
 from repgeom.clouds import CloudInput, cloud_input, is_batch, metric_of
 from repgeom.diagrams import PersistenceDiagrams
-from repgeom.found_diagrams import diagrams_of
+from repgeom.found_diagrams import Asked, diagrams_of
 from repgeom.landmarks import Landmarks, landmarks_of, restricted
 from repgeom.memory import limit_or_available, readable, resident
 from repgeom.threads import thread_count
 
 Method = Literal["auto", "links", "reducer"]
 _SMALL = 1 << 24
+_MOST_DIMENSIONS = 30
 _CHANGE = "fewer points (landmarks=...), a smaller threshold, a smaller max_dim or a larger memory_limit"
 
 
@@ -30,8 +31,8 @@ class RipsEstimate:
     Attributes:
         n: Points.
         edges: Pairs that may be edges.
-        simplices: Simplices up to dimension ``max_dim + 1`` if all of these pairs are edges: what a program
-            that writes the complex down would have to store.
+        simplices: Simplices up to dimension ``max_dim + 1`` if all pairs are edges, what a program that
+            writes the complex down would have to store; where the edges are given, vertices and edges alone.
         bytes: Memory that this one takes for distances, edges and tables of all pairs. Cochains that long
             reductions in dimensions above 1 store come on top; they are watched while it runs.
     """
@@ -51,15 +52,18 @@ def rips_estimate(n: int, max_dim: int = 1, *, edges: int | None = None) -> Rips
         edges: Pairs below the threshold; ``None``: all n (n - 1) / 2.
     """
     check_integer("n", n, 0)
-    check_integer("max_dim", max_dim, 0)
+    _check_max_dim(max_dim)
+    if edges is not None:
+        check_integer("edges", edges, 0)
     pairs = n * (n - 1) // 2 if edges is None else edges
     if edges is None:
-        simplices = sum(math.comb(n, k) for k in range(1, max_dim + 3))
+        simplices = sum(math.comb(n, k) for k in range(1, min(n, max_dim + 2) + 1))
         matrix = 4 * n * n
         tables = (4 * n * n + n * n // 8) * (max_dim >= 1) + 4 * n * n * (max_dim >= 2)
     else:
         simplices = n + pairs
-        matrix, tables = 0, 24 * pairs
+        dense = max_dim >= 2 and n * n <= 8 * pairs + (1 << 22)  # as csrc/homology.cpp decides
+        matrix, tables = 0, 24 * pairs + 8 * n * n * dense
     sort = 16 * pairs
     return RipsEstimate(n, pairs, simplices, matrix + 12 * pairs + max(sort, tables) + 64 * n)
 
@@ -107,7 +111,7 @@ def rips(  # type: ignore[misc]  # the overloads name the settings together
             SciPy sparse matrix whose absent pairs are no edges (stored zeros are edges of length 0; one
             triangle is enough). Infinite distances are no edges. A list or dict of clouds is a batch: they
             are worked on side by side.
-        max_dim: Highest dimension of homology, at least 0.
+        max_dim: Highest dimension of homology, from 0 to 30.
         metric: ``"euclidean"``, ``"cosine"`` (1 - cos, which is no metric), ``"manhattan"``,
             ``"chebyshev"``, ``"minkowski"`` with ``p``, or ``"precomputed"``.
         p: The exponent of ``"minkowski"``, at least 1.
@@ -115,23 +119,27 @@ def rips(  # type: ignore[misc]  # the overloads name the settings together
             :math:`\min_i \max_j d_{ij}`, beyond which nothing is left but one component; a larger threshold
             changes nothing, with a smaller one what is alive there is infinite.
         coefficients: The field Z/p of the coefficients, a prime up to 251.
-        representatives: Also a cocycle for every bar; takes longer.
+        representatives: Also a cocycle for every bar. They come from implicit reduction, which takes
+            longer in dimensions 1 and 2, much longer where distances are random numbers.
         min_persistence: Leave out bars of this length or less.
-        landmarks: Take this many points, chosen by farthest-point sampling, instead of all. Every birth and
-            death of the full cloud then lies within twice ``cover_radius`` (bottleneck distance); not for
-            condensed or sparse distances.
+        landmarks: Take this many points (all, if there are no more), chosen by farthest-point sampling. Every
+            birth and death of the full cloud then lies within twice ``cover_radius`` (bottleneck distance),
+            if distances obey the triangle inequality (``"cosine"`` does not, which stands in ``notes``); not
+            for condensed or sparse distances.
         seed: Of the first landmark.
         method: ``"auto"``; ``"links"`` (dimensions up to 2) and ``"reducer"`` choose the algorithm above
             dimension 0.
         threads: ``None`` takes ``REPGEOM_NUM_THREADS``, ``OMP_NUM_THREADS`` or all processors.
-        memory_limit: Bytes beyond the input; ``None``: what is free. A call that is known to need more is
-            refused before it starts, one that comes to need more (dimensions above 1) is stopped.
-        progress: Called with the share that is done, about every 50 ms. Ctrl-C works with and without it.
+        memory_limit: Bytes beyond the input, for the process as a whole; ``None``: what is free. A call that is
+            known to need more is refused before it starts, one that comes to need more (dimensions above 1)
+            is stopped.
+        progress: Called with the share that is done, about every 50 ms, from 0 to 1. Ctrl-C works with and without it.
         instruction_set: One of :func:`repgeom.cpu_instruction_sets`; ``None`` takes the fastest.
 
     Returns:
-        The diagrams with the simplices of every bar, the settings and the error bound; a list or a dict of
-        them for a batch.
+        The diagrams with the simplices of every bar, the settings and the error bound. Square distances are
+        tested for the triangle inequality (all triples up to 128 points, else four third points for every
+        pair), and a violation stands in ``notes``. A list or a dict of them for a batch.
 
     Raises:
         ValueError: NaN or infinity among points; NaN, negative or asymmetric distances, a diagonal other than
@@ -145,10 +153,11 @@ def rips(  # type: ignore[misc]  # the overloads name the settings together
         Vietoris-Rips).
     """
     kernel_metric, exponent = metric_of(metric, p)
-    check_integer("max_dim", max_dim, 0)
+    _check_max_dim(max_dim)
     _check(threshold, min_persistence, coefficients)
     batch = is_batch(x)
-    items = list(x.values()) if isinstance(x, Mapping) else list(x) if batch else [x]
+    keyed = batch and isinstance(x, Mapping)
+    items = list(x.values()) if keyed else list(x) if batch else [x]
     clouds = [cloud_input(item, metric) for item in items]
     workers = thread_count(threads)
     kinds = {cloud.kind for cloud in clouds}
@@ -157,16 +166,18 @@ def rips(  # type: ignore[misc]  # the overloads name the settings together
     chosen: list[Landmarks | None] = [None] * len(clouds)
     if landmarks is not None:
         check_integer("landmarks", landmarks, 1)
-        chosen = [landmarks_of(c, landmarks, (kernel_metric, exponent), seed, workers) for c in clouds]
+        chosen = [
+            landmarks_of(c, min(landmarks, c.n), (kernel_metric, exponent), seed, workers) for c in clouds
+        ]
         clouds = [restricted(c, of.indices) for c, of in zip(clouds, chosen, strict=True) if of is not None]
     limit = _checked_memory(clouds, max_dim, memory_limit, workers)
-    found = _core.rips(
+    found = _named(list(x) if keyed else None, _core.rips)(
         [cloud.value for cloud in clouds],
         next(iter(kinds), "points"),
         kernel_metric,
         exponent,
         max_dim,
-        coefficients,
+        int(coefficients),
         math.inf if threshold is None else threshold,
         min_persistence,
         representatives,
@@ -176,17 +187,43 @@ def rips(  # type: ignore[misc]  # the overloads name the settings together
         _guarded(progress, limit),
     )
     named = metric if p is None else f"minkowski (p={p:g})"
+    asked = Asked(named, int(coefficients), threshold, float(min_persistence))
     results = [
-        diagrams_of(facts, named, coefficients, min_persistence, of)
-        for facts, of in zip(found, chosen, strict=True)
+        diagrams_of(facts, asked, cloud.asymmetry, of)
+        for facts, cloud, of in zip(found, clouds, chosen, strict=True)
     ]
-    if isinstance(x, Mapping):
+    if keyed:
         return dict(zip(x, results, strict=True))
     return results if batch else results[0]
 
 
+def _named(
+    keys: list[Any] | None, call: Callable[..., list[dict[str, Any]]]
+) -> Callable[..., list[dict[str, Any]]]:
+    """The call; what it refuses has the key of the cloud where the clouds have keys."""
+    if keys is None:
+        return call
+
+    def named(*arguments: Any) -> list[dict[str, Any]]:
+        try:
+            return call(*arguments)
+        except ValueError as error:
+            number, colon, rule = str(error).removeprefix("cloud ").partition(": ")
+            if not colon or not number.isdigit():
+                raise
+            raise ValueError(f"{keys[int(number)]!r}: {rule}") from None
+
+    return named
+
+
+def _check_max_dim(max_dim: Any) -> None:
+    check_integer("max_dim", max_dim, 0)
+    if max_dim > _MOST_DIMENSIONS:
+        raise refusal(f"max_dim must be at most {_MOST_DIMENSIONS}", max_dim)
+
+
 def _check(threshold: Any, min_persistence: Any, coefficients: Any) -> None:
-    if not (isinstance(coefficients, int) and coefficients >= 2):
+    if not (isinstance(coefficients, Integral) and int(coefficients) >= 2):
         raise refusal("coefficients must be a prime up to 251", repr(coefficients))
     if threshold is not None and not (isinstance(threshold, Real) and float(threshold) >= 0):
         raise refusal("threshold must be a number of at least 0, or None", repr(threshold))

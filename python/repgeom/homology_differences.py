@@ -226,7 +226,7 @@ def cloud_permutation_test(
 
     Raises:
         ValueError: Distances instead of points, clouds of different dimension, fewer than 2 points, unknown
-            names, NaN from ``compare``.
+            names, NaN from ``compare``, a threshold with ``"wasserstein"`` or ``"bottleneck"``.
     """
     if not callable(compare) and compare not in COMPARISONS:
         raise refusal(f"compare must be a function or one of {', '.join(COMPARISONS)}", repr(compare))
@@ -234,6 +234,12 @@ def cloud_permutation_test(
     check_integer("seed", seed, 0)
     if settings.get("metric") == "precomputed":
         raise refusal("clouds must be points, which can be exchanged", "metric='precomputed'")
+    if compare in ("wasserstein", "bottleneck") and settings.get("threshold") is not None:
+        raise refusal(
+            "a threshold leaves endless bars, whose distance is infinite: compare must be 'summary' or a "
+            "function",
+            repr(compare),
+        )
     pooled, n, notes = _pooled(a, b, settings.get("metric", "euclidean"), seed)
     sampler = Sampler(pooled, max_dim, None, threads=threads, progress=progress, settings=settings)
     orders = [np.random.default_rng([seed, 1, number]).permutation(2 * n) for number in range(repeats)]

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from repgeom.diagrams import PersistenceDiagrams
 from repgeom.homology import rips
-from repgeom.point_sets import Layers, pooled_sets
+from repgeom.point_sets import Layers
 from repgeom.readings import Settings
 from repgeom.registry import metric
 
@@ -32,9 +32,20 @@ def _homology_pooled(*, pooled: Mapping[Any, Any], settings: Mapping[Any, Settin
     threads = next(iter(settings.values())).threads if settings else None
     return [
         {"layer": layer, "points": points, **_row(diagrams)}
-        for points, layers in pooled_sets(pooled).items()
+        for points, layers in _by_pooling(pooled).items()
         for layer, diagrams in _persistence(layers, threads).items()
     ]
+
+
+def _by_pooling(
+    pooled: Mapping[Any, Mapping[str, npt.NDArray[Any]]],
+) -> dict[str, dict[Any, npt.NDArray[Any]]]:
+    """By pooling and layer, the sequences that are finite in that layer."""
+    sets: dict[str, dict[Any, npt.NDArray[Any]]] = {}
+    for layer, vectors in pooled.items():
+        for pooling, rows in vectors.items():
+            sets.setdefault(pooling, {})[layer] = rows[np.isfinite(rows).all(axis=1)]
+    return sets
 
 
 def _persistence(layers: Layers, threads: int | None) -> dict[Any, PersistenceDiagrams]:

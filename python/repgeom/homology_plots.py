@@ -153,7 +153,7 @@ def plot_betti_curves(diagrams: PersistenceDiagrams, ax: Axes | None = None) -> 
     ax.set_ylabel("Betti number")
     ax.grid(axis="y", color="0.92", linewidth=0.8)
     ax.set_axisbelow(True)
-    _legend(ax, "upper right")
+    _legend(ax, "best")
     return ax
 
 

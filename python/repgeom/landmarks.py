@@ -21,12 +21,17 @@ class Landmarks:
 
     Attributes:
         indices: ``[count]`` int64 rows of the cloud, in the order in which they were chosen.
+        triangle_excess: Of distances: by how much the triangle inequality is violated at the most, of
+            ``triples`` that were tested; what the radius says about diagrams needs a metric.
+        triples: How many were tested; 0 for points.
         cover_radius: No point is farther from its nearest landmark; within a factor of 2 of the least radius
             that any choice of as many points has.
     """
 
     indices: npt.NDArray[np.int64]
     cover_radius: float
+    triangle_excess: float = 0.0
+    triples: int = 0
 
 
 def farthest_points(
@@ -40,12 +45,13 @@ def farthest_points(
 ) -> Landmarks:
     """Landmarks of a cloud: one chosen by the seed, then always the point farthest from those chosen.
 
-    The Vietoris-Rips diagrams of the landmarks are within twice the cover radius of those of the whole cloud,
-    in bottleneck distance (for a metric; Chazal, de Silva and Oudot, arXiv 1207.3885).
+    For a metric (not ``"cosine"``, whose 1 - cos is none) the Vietoris-Rips diagrams of the landmarks are
+    within twice the cover radius of those of the whole cloud, in bottleneck distance (Chazal,
+    de Silva and Oudot, arXiv 1207.3885).
 
     Args:
         x: ``[n, d]``, or distances ``[n, n]`` with ``metric="precomputed"``.
-        count: Landmarks, from 1 to n.
+        count: Landmarks, from 1 to n; there are fewer where all points coincide with some of them.
         metric: As in :func:`repgeom.rips`.
         p: As in :func:`repgeom.rips`.
         seed: Of the first landmark.
@@ -71,8 +77,8 @@ def landmarks_of(
         raise refusal("a cloud needs at least 1 point", 0)
     check_integer("seed", seed, 0)
     first = int(np.random.default_rng(seed).integers(cloud.n))
-    rows, radius = _core.farthest_points(cloud.value, *metric, min(count, cloud.n), first, threads, "", None)
-    return Landmarks(rows, radius)
+    found = _core.farthest_points(cloud.value, *metric, count, first, threads)
+    return Landmarks(*found)
 
 
 def restricted(cloud: CloudInput, rows: npt.NDArray[np.int64]) -> CloudInput:

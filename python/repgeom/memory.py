@@ -21,7 +21,9 @@ def available() -> int | None:
     limit, used = (_number(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
     if limit is None or used is None:
         return free * 1024
-    return max(0, min(free * 1024, limit - used))
+    # The cache of files that nobody reads counts as used and is given back on demand.
+    cache = _field("/sys/fs/cgroup/memory.stat", "inactive_file") or 0
+    return max(0, min(free * 1024, limit - used + cache))
 
 
 def resident() -> int | None:

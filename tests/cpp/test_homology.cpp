@@ -75,6 +75,7 @@ void test_distances() {
 
 void test_filtration_forms() {
     const index_t n = 40, d = 3;
+    const Watch watch;
     const std::vector<double> x = gaussian(n, d, 2);
     std::vector<float> square(static_cast<std::size_t>(n * n), 0), condensed, lengths;
     std::vector<index_t> rows, columns;
@@ -86,10 +87,10 @@ void test_filtration_forms() {
             rows.push_back(i);
             columns.push_back(j);
         }
-    const Filtration a = filtration_of_square(square.data(), n, 1e30F);
-    const Filtration b = filtration_of_condensed(condensed.data(), n, 1e30F);
+    const Filtration a = filtration_of_square(square.data(), n, 1e30F, watch);
+    const Filtration b = filtration_of_condensed(condensed.data(), n, 1e30F, watch);
     const Filtration c = filtration_of_graph(n, rows.data(), columns.data(), condensed.data(),
-                                             static_cast<index_t>(condensed.size()), 1e30F);
+                                             static_cast<index_t>(condensed.size()), 1e30F, watch);
     CHECK(a.cone && b.cone && c.cone);
     CHECK(a.threshold == b.threshold && a.threshold == c.threshold);
     CHECK(a.lengths == b.lengths && a.lengths == c.lengths);
@@ -99,7 +100,7 @@ void test_filtration_forms() {
         CHECK(edge.v < edge.u);
         CHECK(square[a.names[edge.u] * n + a.names[edge.v]] == a.lengths[k]);
     }
-    CHECK(!filtration_of_square(square.data(), n, a.threshold / 2).cone);
+    CHECK(!filtration_of_square(square.data(), n, a.threshold / 2, watch).cone);
 }
 
 void test_input() {

@@ -107,7 +107,7 @@ Matrix projective_plane() {
 
 Filtration filtration_of(const Matrix& matrix, float threshold = infinite) {
     const auto n = static_cast<index_t>(std::lround(std::sqrt(static_cast<double>(matrix.size()))));
-    return filtration_of_square(matrix.data(), n, threshold);
+    return filtration_of_square(matrix.data(), n, threshold, Watch());
 }
 
 // ---- the slow and obvious way

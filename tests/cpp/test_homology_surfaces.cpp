@@ -198,7 +198,7 @@ Bars reduced(const Filtration& filtration, const std::vector<RootTriangle>& cand
     options.bitsets_after = run.bitsets_after;
     ThreadTeam team(run.threads);
     Watch watch;
-    return reduce_surfaces(filtration, candidates, options, team, watch);
+    return reduce_surfaces(filtration, candidates, options, watch);
 }
 
 void check_simplices(const Plain& plain, const Bars& bars) {
@@ -377,12 +377,12 @@ void check_stop() {
         ThreadTeam team(1);
         Watch watch;
         CHECK(reduce_surfaces(filtration, {}, options, team, watch).births.empty());
-        reduce_surfaces(filtration, candidates, options, team, watch);
+        reduce_surfaces(filtration, candidates, options, watch);
         CHECK(watch.share == 1.0);
         watch.stop = true;
         bool stopped = false;
         try {
-            reduce_surfaces(filtration, candidates, options, team, watch);
+            reduce_surfaces(filtration, candidates, options, watch);
         } catch (const Stopped&) {
             stopped = true;
         }
