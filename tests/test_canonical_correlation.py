@@ -174,6 +174,7 @@ def test_cosines_of_layers():
     table = mean_cosine({"x": X, "minus": -X, "y": Y})
     assert table.between("x", "minus").value == pytest.approx(-1)
     assert table.between("x", "y").status == "widths differ: 5 and 7"
+    assert mean_cosine(X * 1e300, X * 1e-3).value == pytest.approx(1)
     assert mean_cosine(X, Y[:, :5]).value == pytest.approx(layer_cosine(X, Y[:, :5]))
 
 
@@ -205,6 +206,15 @@ def test_folds_do_not_cut_groups():
     without = [procrustes(X[groups != group], Y[groups != group]).value for group in range(8)]
     assert found.standard_error == pytest.approx(math.sqrt(7 * np.var(without)))
     assert math.isnan(procrustes(X, Y, folds=8, groups=np.zeros(80)).standard_error)
+
+
+def test_a_fold_without_a_value_leaves_no_error():
+    single = np.zeros((80, 2))
+    single[4] = 1
+    found = procrustes(X, single, folds=8)
+    assert math.isfinite(found.value)
+    assert math.isnan(found.standard_error)
+    assert found.warnings == ("no standard error where a fold of the samples leaves no value",)
 
 
 @pytest.mark.parametrize("measure", [regression_r2, procrustes])

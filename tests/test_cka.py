@@ -179,6 +179,31 @@ def test_tensors_of_any_float_type(dtype):
     assert cka(x.requires_grad_(), y).value == pytest.approx(want, abs=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_gaussian_kernels_of_copies_and_of_huge_rows(dtype):
+    """Distances between copies are 0, and those beside one row of norm 1e9 are not lost."""
+    rng = np.random.default_rng(0)
+    for n, d in ((12, 20), (200, 64)):
+        copies = np.repeat(rng.normal(size=(1, d)), n, axis=0)
+        copies[: n // 4] = rng.normal(size=(n // 4, d))
+        found = cka(copies.astype(dtype), rng.normal(size=(n, d)), "rbf")
+        assert found.status == "a: the median distance between samples is 0"
+    x, y = (side.astype(dtype) for side in related(40, 9, 7))
+    x[3] = 1e9
+    squares = np.array([[np.sum((a - b) ** 2) for b in x.astype(np.float64)] for a in x.astype(np.float64)])
+    k = np.exp(-squares / (2 * 0.5**2 * np.median(squares)))
+    assert cka(x, y, "rbf").value == pytest.approx(definition(k, kernel_matrix(y, "rbf"), True), abs=1e-9)
+
+
+def test_rounding_is_stated_where_squares_of_one_row_cancel():
+    x, y = related(400, 3, 3)
+    x[5] *= 1e6
+    left, right = (gram.Gram(side, gram.Kernel(), True).whole() for side in (x, y))
+    exact = np.sum(left * right) / np.linalg.norm(left) / np.linalg.norm(right)
+    found = cka(x, y)
+    assert 1e-11 < abs(found.value - exact) <= found.rounding < 1e-4
+
+
 # --- layers ---
 
 
@@ -242,6 +267,30 @@ def test_standard_errors_are_the_spread_over_repeated_samples():
     assert 0.85 < coverage(None, lambda seed: related(80, 8, 12, seed)) < 1.2
 
 
+@pytest.mark.parametrize("debiased", [True, False])
+@pytest.mark.parametrize(("size", "dtype"), [(100, np.float32), (1e3, np.float32), (1e3, np.float64)])
+def test_standard_errors_beside_a_huge_row(debiased, size, dtype):
+    x, y = (side.astype(dtype) for side in related(20, 6, 5))
+    x[3] *= size
+    k, m = (kernel_matrix(side, "linear") for side in (x, y))
+    without = jackknife(k, m, debiased)
+    found = cka(x, y, debiased=debiased)
+    assert found.standard_error == pytest.approx(math.sqrt(19 * without.var()), rel=1e-2)
+
+
+@pytest.mark.parametrize("kernel", ["linear", "polynomial"])
+def test_a_standard_error_that_is_rounding_is_missing(kernel):
+    x, y = related(20, 6, 5)
+    x[3] *= 1e9
+    found = cka({"x": x, "y": y}, kernel=kernel)
+    assert math.isnan(found.between("x", "y").standard_error)
+    assert math.isfinite(found.between("x", "y").value)
+    assert found.between("y", "y").standard_error == pytest.approx(0, abs=1e-12)
+    assert found.warnings == (
+        "no standard error of layers whose samples are equal but for one, up to rounding",
+    )
+
+
 def test_groups_widen_the_errors_of_dependent_samples():
     def texts(seed: int) -> tuple[np.ndarray, np.ndarray]:
         rng = np.random.default_rng(seed)
@@ -285,6 +334,17 @@ def test_p_values_of_unrelated_data_are_uniform():
     assert np.mean(np.array(p) <= 0.05) < 0.15
 
 
+def test_permutations_that_are_as_alike_count_whatever_their_rounding():
+    rng = np.random.default_rng(0)
+    x = np.repeat(rng.normal(size=(3, 5)), 4, axis=0)
+    y = np.eye(2)[[0, 0, 0, 1, 0, 0, 1, 0, 1, 1, 1, 1]] @ rng.normal(size=(2, 7))
+    orders = [np.random.default_rng([0, 1, number]).permutation(12) for number in range(400)]
+    for dtype, slack in ((np.float64, 1e-9), (np.float32, 1e-5)):
+        found = cka(x.astype(dtype), y.astype(dtype), permutations=400)
+        null = np.array([cka(x, y[order], standard_errors=False).value for order in orders])
+        assert found.p_value == (1 + np.sum(null >= found.value - slack)) / 401
+
+
 # --- ids ---
 
 
@@ -308,6 +368,7 @@ def test_samples_are_matched_by_id():
         (range(6), None, "ids must be given for both sides, got none for b"),
         (range(5), range(6), r"ids_a must name each of the 6 samples, got shape \(5,\)"),
         ([math.nan] * 6, range(6), "ids_a must not be NaN, got 6 of them"),
+        ([None] * 6, range(6), "ids_a must be numbers or strings, got dtype object"),
     ],
 )
 def test_ids_that_do_not_match_are_refused(ids_a, ids_b, message):
@@ -381,6 +442,7 @@ ROWS = np.random.default_rng(0).normal(size=(8, 3))
             lambda: cka(ROWS, ROWS, groups=[1, 2]),
             r"groups must label each of the 8 samples, got shape \(2,\)",
         ),
+        (lambda: cka(ROWS, ROWS, groups=[math.nan] * 8), "groups must not be NaN, got 8 of them"),
         (lambda: cka(ROWS, ROWS, permutations=-1), "permutations must be an integer of at least 0, got -1"),
         (lambda: cka(ROWS, ROWS, compat="other"), "compat must be None or"),
     ],

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import scipy.stats
-from scipy.spatial.distance import pdist
+from scipy.spatial.distance import pdist, squareform
 
 from repgeom.rsa import rsa
 from test_cka import related
@@ -36,6 +36,26 @@ def test_copies_are_at_distance_zero():
     x, y = (np.vstack([side, side[:5]]) + 1e6 for side in (X, Y))
     want = scipy.stats.spearmanr(pdist(x), pdist(y)).statistic
     assert rsa(x, y, "euclidean").value == pytest.approx(want, abs=1e-6)
+
+
+@pytest.mark.parametrize(("dissimilarity", "correlation"), NAMES)
+def test_pairs_of_equal_samples_are_ties(dissimilarity, correlation):
+    rng = np.random.default_rng(0)
+    place = rng.integers(0, 6, 40)
+    distinct, y = rng.normal(size=(6, 300)), rng.normal(size=(40, 9))
+    square = squareform(pdist(distinct, dissimilarity))[np.ix_(place, place)]
+    want = PEERS[correlation](square[np.triu_indices(40, 1)], pdist(y, dissimilarity)).statistic
+    assert rsa(distinct[place], y, dissimilarity, correlation).value == pytest.approx(want, abs=1e-12)
+
+
+def test_small_angles_are_exact():
+    x = X + 1e6
+    unit = x.astype(np.longdouble)
+    unit /= np.sqrt((unit**2).sum(axis=1, keepdims=True))
+    upper = np.triu_indices(30, 1)
+    angles = ((unit[upper[0]] - unit[upper[1]]) ** 2).sum(axis=1).astype(np.float64)
+    want = scipy.stats.pearsonr(angles, pdist(Y, "cosine")).statistic
+    assert rsa(x, Y, "cosine", "pearson").value == pytest.approx(want, abs=1e-8)
 
 
 @pytest.mark.parametrize("correlation", PEERS)

@@ -127,6 +127,17 @@ def test_what_only_one_run_sampled_is_left_out_and_counted(found):
     assert "260 of 320 samples only in the first run" in matrix.warnings
 
 
+def test_layers_are_in_the_order_of_their_numbers(found, other):
+    def renamed(results: repgeom.AnalysisResults) -> repgeom.AnalysisResults:
+        moved = copy.copy(results)
+        names = {"sample.layer_00": "sample.layer_99", "sample.layer_01": "sample.layer_100"}
+        moved.arrays = {names.get(name, name): rows for name, rows in results.arrays.items()}
+        return moved
+
+    matrix = compare([renamed(found), renamed(other)])
+    assert matrix.names_a == (*list(LAYERS)[2:], 99, 100)
+
+
 def test_runs_that_cannot_be_compared_are_refused(found, other):
     def changed(**arrays: np.ndarray) -> repgeom.AnalysisResults:
         results = copy.copy(other)
@@ -144,7 +155,8 @@ def test_runs_that_cannot_be_compared_are_refused(found, other):
         ),
         ([found, changed(positions=np.full(320, -1))], "second run must be known .*, got 320 that are not"),
         ([found], "a comparison is of two runs, got 1"),
-        (found, "a comparison is of two runs, got one"),
+        (found, "a comparison is of two runs, got one AnalysisResults"),
+        (5, "a comparison is of two runs, got one int"),
         ([found, repgeom.AnalysisResults()], "the second run must hold sample arrays .*, got none"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -76,6 +76,15 @@ def test_a_saved_state_goes_on():
     assert_same(second, streamed(parts))
 
 
+@pytest.mark.parametrize("scale", [1e-25, 1e25])
+def test_units_do_not_matter(scale):
+    held = layers(120)
+    want = streamed(batches(held, 30)).read()
+    found = streamed(batches({name: rows * scale for name, rows in held.items()}, 30)).read()
+    np.testing.assert_allclose(found.values, want.values, rtol=1e-12)
+    np.testing.assert_allclose(found.standard_errors, want.standard_errors, rtol=1e-9, atol=1e-12)
+
+
 def test_two_models():
     held = layers(200)
     found = StreamingCKA(["x"], ["y", "z"])
@@ -84,6 +93,10 @@ def test_two_models():
     want = streamed(batches(held, 50)).read()
     np.testing.assert_allclose(found.read().values, want.values[:1, 1:], rtol=1e-12)
     np.testing.assert_allclose(found.read().standard_errors, want.standard_errors[:1, 1:], rtol=1e-9)
+    listed = StreamingCKA(range(1), range(2))
+    for part in batches(held, 50):
+        listed.update([part["x"]], [part[name] for name in ("y", "z")])
+    np.testing.assert_array_equal(listed.read().values, found.read().values)
     with pytest.raises(ValueError, match="a minibatch must be of two models, got one"):
         found.update({"x": held["x"]})
 
@@ -116,6 +129,10 @@ def test_what_is_undefined_has_a_status():
     assert read.between("x", "z").status.startswith("z: the samples do not vary")
     assert math.isnan(read.between("x", "z").value)
     assert "3 samples of minibatches of fewer than 4 were left out" in read.warnings
+    held = {**layers(50), "z": layers(50)["z"] * 1e-60}
+    small = streamed(batches(held, 10)).read().between("z", "x")
+    assert small.status == "z: the numbers are too small: scale the layer up"
+    assert math.isnan(small.value)
     huge = {**layers(50), "z": layers(50)["z"] * 1e100}
     assert streamed([huge]).read().between("z", "x").status.startswith("the numbers are too large")
 
@@ -126,6 +143,8 @@ def test_what_is_undefined_has_a_status():
         (lambda: StreamingCKA([]), "names must be different, and at least one"),
         (lambda: StreamingCKA(["x", "x"]), "names must be different"),
         (lambda: StreamingCKA(["x"]).update({"y": np.ones((5, 2))}), r"have the layers \['x'\], got \['y'\]"),
+        (lambda: StreamingCKA([0]).update(np.ones((5, 2))), r"have the layers \[0\], got ndarray"),
+        (lambda: StreamingCKA(["x"]).update([np.ones((5, 2))]), r"have the layers \['x'\], got \[0\]"),
         (lambda: StreamingCKA(["x"]).update({"x": np.full((5, 2), np.nan)}), "x must be finite"),
         (lambda: StreamingCKA(["x"]).merge(StreamingCKA(["y"])), r"names_a must be \['x'\], got \['y'\]"),
         (lambda: StreamingCKA(["x"]).merge(StreamingCKA(["x"], kernel="rbf")), "kernel must be 'linear'"),
@@ -172,12 +191,15 @@ def test_exact_streaming_says_what_it_cannot_do():
     flat = ExactCKA(8, 2).update(held["x"], np.full((50, 2), 0.1))
     assert flat.read().status == "b: the samples do not vary"
     equal = ExactCKA(50, 8).update(np.eye(50), held["x"])
-    assert equal.read().status == "all samples of a side are equally far apart"
+    assert equal.read().status.startswith("all samples of a side are equally far apart, up to rounding")
     for read in (flat.read(), equal.read()):
         assert math.isnan(read.value)
     with pytest.raises(ValueError, match=r"must have the widths \(8, 11\), got \(11, 8\)"):
         found.update(held["y"], held["x"])
     with pytest.raises(ValueError, match=r"widths must be \(8, 11\), got \(8, 2\)"):
         found.merge(flat)
+    state = {**found.state_dict(), "shift": [np.zeros(9), np.zeros(2)]}
+    with pytest.raises(ValueError, match=r"shift must have the shapes .* got \[\(9,\), \(2,\)\]"):
+        found.load_state_dict(state)
     with pytest.raises(ValueError, match="must have the entries"):
         found.load_state_dict({"version": 1, "dims": [8, 11]})

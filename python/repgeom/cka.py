@@ -11,12 +11,22 @@ from repgeom.checks import FloatArray, is_peer, refusal
 from repgeom.comparisons import NAN, OK, SimilarityMatrix, p_values
 from repgeom.estimates import IntArray
 from repgeom.gram import Gram, Kernel, KernelName
-from repgeom.hsic import Products, compared, feature_product, rounding_of
+from repgeom.hsic import (
+    LOST,
+    Products,
+    compared,
+    feature_product,
+    least_for_errors,
+    rounding_of,
+    rounding_without,
+    without_each,
+)
 from repgeom.matching import Matched, matched
-from repgeom.resampling import Resampling, as_asked, clustered_error
+from repgeom.resampling import ONE_GROUP, Resampling, as_asked, clustered_error
 
 _EPS: Final = float(np.finfo(np.float64).eps)
 DEFAULT_MEMORY: Final = 4 << 30
+ONE_SAMPLE: Final = "no standard error of layers whose samples are equal but for one, up to rounding"
 
 
 def cka(
@@ -98,6 +108,7 @@ def cka(
     if standard_errors:
         errors = np.where(np.isnan(values), NAN, _errors(sums, left, right, group_of))
     null = _null(left, right, sums, sampling, memory_limit) if permutations else np.empty((0, *values.shape))
+    rounding = _rounding(sums, left, right)
     missing = np.full(values.shape, NAN)
     gone = np.isnan(values)
     matrix = SimilarityMatrix(
@@ -109,13 +120,13 @@ def cka(
         tuple(found.a),
         tuple(found.b),
         errors,
-        p_values(values, null, "similarity") if permutations else missing,
+        p_values(values, null, "similarity", rounding) if permutations else missing,
         np.where(gone, NAN, null.mean(axis=0)) if permutations else missing,
         np.where(gone, NAN, null.std(axis=0, ddof=1)) if permutations > 1 else missing,
         statuses,
-        _rounding(sums, left, right),
+        rounding,
         {**chosen.settings, "debiased": debiased},
-        _warnings(found, sampling, standard_errors, debiased),
+        _warnings(found, sampling, standard_errors, debiased, bool((np.isnan(errors) & ~gone).any())),
     )
     return as_asked(matrix, found)
 
@@ -167,42 +178,28 @@ def _errors(sums: Products, left: list[Gram], right: list[Gram], groups: IntArra
     """``[la, lb]``: jackknife over samples, summed within groups."""
     n, debiased = left[0].n, left[0].debiased
     errors = np.full(sums.cross.shape, NAN)
-    if n < (5 if debiased else 3):
+    if n < least_for_errors(debiased):
         return errors
     cross, own_a, own_b = sums.cross_by_sample, sums.own_a_by_sample, sums.own_b_by_sample
     assert cross is not None
     assert own_a is not None
     assert own_b is not None
-    diagonals = [[gram.centred_diagonal for gram in side] for side in (left, right)]
-    alone_a = [
-        _without(t, s, k, k, debiased) for t, s, k in zip(sums.own_a, own_a, diagonals[0], strict=True)
-    ]
-    alone_b = [
-        _without(t, s, k, k, debiased) for t, s, k in zip(sums.own_b, own_b, diagonals[1], strict=True)
-    ]
-    for i, j in np.ndindex(*errors.shape):
-        both = _without(sums.cross[i, j], cross[i, j], diagonals[0][i], diagonals[1][j], debiased)
-        scale = alone_a[i] * alone_b[j]
-        if not (scale > 0).all():
-            continue
-        values = both / np.sqrt(scale)
+    known, diagonals, alone = [], [], []
+    for side, totals, shares in ((left, sums.own_a, own_a), (right, sums.own_b, own_b)):
+        worst = [rounding_without(*of) for of in zip(side, totals, shares, strict=True)]
+        known.append(np.array(worst) <= LOST)
+        diagonals.append([gram.centred_diagonal for gram in side])
+        alone.append(
+            [
+                without_each(total, share, k, k, debiased)
+                for total, share, k in zip(totals, shares, diagonals[-1], strict=True)
+            ]
+        )
+    for i, j in np.argwhere(known[0][:, None] & known[1]):
+        both = without_each(sums.cross[i, j], cross[i, j], diagonals[0][i], diagonals[1][j], debiased)
+        values = both / np.sqrt(alone[0][i] * alone[1][j])
         errors[i, j] = clustered_error((n - 1) * (values.mean() - values), groups)
     return errors
-
-
-def _without(
-    total: float, shares: FloatArray, left: FloatArray, right: FloatArray, debiased: bool
-) -> FloatArray:
-    """``[n]``: the inner product of the matrices without each sample, centred anew.
-
-    Centring adds a row and a column term, which a new centring takes away, so that rows of sum zero leave
-    only the share of the sample itself.
-    """
-    n = len(shares)
-    if debiased:
-        return np.asarray(total - 2 * shares * (n - 2) / (n - 3))
-    own = left * right
-    return np.asarray(total - 2 * shares + own - 2 / (n - 1) * (shares - own) + own / (n - 1) ** 2)
 
 
 def _rounding(sums: Products, left: list[Gram], right: list[Gram]) -> FloatArray:
@@ -257,9 +254,13 @@ def _permuted(matrices: list[Any], other: Any, order: IntArray, out: FloatArray)
             out[i] += part
 
 
-def _warnings(found: Matched, sampling: Resampling, errors: bool, debiased: bool) -> tuple[str, ...]:
+def _warnings(
+    found: Matched, sampling: Resampling, errors: bool, debiased: bool, absent: bool
+) -> tuple[str, ...]:
     said = sampling.warnings(found.n)
-    least = 5 if debiased else 3
+    least = least_for_errors(debiased)
     if errors and found.n < least:
-        said += (f"no standard error: it needs at least {least} samples",)
+        return (*said, f"no standard error: it needs at least {least} samples")
+    if errors and absent and ONE_GROUP not in said:
+        return (*said, ONE_SAMPLE)
     return said

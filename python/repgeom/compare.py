@@ -43,11 +43,9 @@ def compare(
     own = sorted({"b", "groups", "ids_a", "ids_b"} & set(options))
     if own:
         raise refusal("samples and groups are those of the runs", f"the options {own}")
-    if isinstance(runs, str | os.PathLike | AnalysisResults) or len(runs) != 2:
-        raise refusal("a comparison is of two runs", _counted(runs))
     sides = [
         _side(run if isinstance(run, AnalysisResults) else load_results(run), points, name)
-        for run, name in zip(runs, ("first", "second"), strict=True)
+        for run, name in zip(_pair(runs), ("first", "second"), strict=True)
     ]
     places, at, there = np.intersect1d(sides[0].places, sides[1].places, return_indices=True)
     _check_same_tokens(sides[0].token_ids[at], sides[1].token_ids[there])
@@ -86,7 +84,7 @@ def _side(results: AnalysisResults, points: str, name: str) -> _Side:
     if not arrays:
         rule = f"the {name} run must hold {kind} arrays (save_mode='bundle')"
         raise refusal(rule, sorted({key.rsplit(".", 1)[0] for key in results.arrays}) or "none")
-    layers: dict[Hashable, NDArray[Any]] = {_layer(key): rows for key, rows in sorted(arrays.items())}
+    layers: dict[Hashable, NDArray[Any]] = {_layer(key): arrays[key] for key in sorted(arrays, key=_place)}
     n = len(next(iter(layers.values())))
     sequences = results.arrays["pooled.sequence_ids" if points != "tokens" else "sample.sequence_ids"]
     positions = results.arrays["sample.positions"] if points == "tokens" else np.zeros(n, np.int64)
@@ -105,6 +103,12 @@ def _layer(name: str) -> int | str:
     """The number of ``layer_07``; other names as they are."""
     digits = name.removeprefix("layer_")
     return int(digits) if digits != name and digits.isdigit() else name
+
+
+def _place(name: str) -> tuple[bool, int | str]:
+    """Numbered layers by their number, then the others by name."""
+    layer = _layer(name)
+    return isinstance(layer, str), layer
 
 
 def _check_same_tokens(left: NDArray[np.int64], right: NDArray[np.int64]) -> None:
@@ -127,5 +131,8 @@ def _left_out(sides: list[_Side], common: int, finite: NDArray[np.bool_]) -> tup
     return tuple(said)
 
 
-def _counted(runs: Any) -> str:
-    return "one" if isinstance(runs, str | os.PathLike | AnalysisResults) else str(len(runs))
+def _pair(runs: Any) -> Sequence[AnalysisResults | str | os.PathLike[str]]:
+    one = isinstance(runs, str) or not isinstance(runs, Sequence)
+    if one or len(runs) != 2:
+        raise refusal("a comparison is of two runs", f"one {type(runs).__name__}" if one else len(runs))
+    return runs  # type: ignore[no-any-return]

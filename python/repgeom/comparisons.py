@@ -15,6 +15,8 @@ Kind: TypeAlias = Literal["similarity", "distance"]
 
 OK: Final = "ok"
 NAN: Final = float("nan")
+# The rounding of an arc cosine near 1.
+TIE: Final = 3e-8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,11 +143,15 @@ def _place(names: tuple[Hashable, ...], name: Hashable) -> int:
     return names.index(name)
 
 
-def p_values(values: FloatArray, null: FloatArray, kind: Kind) -> FloatArray:
+def p_values(
+    values: FloatArray, null: FloatArray, kind: Kind, rounding: FloatArray | float = 0.0
+) -> FloatArray:
     """``[...]``: share of the null ``[m, ...]``, with the value itself counted in it, at least as alike.
 
+    What is less alike by no more than rounding (`TIE`, or ``rounding`` where that is larger) is as alike.
     Missing values have no p-value.
     """
-    extreme = null >= values if kind == "similarity" else null <= values
+    slack = np.fmax(rounding, TIE)
+    extreme = null >= values - slack if kind == "similarity" else null <= values + slack
     share = (1 + extreme.sum(axis=0)) / (1 + len(null))
     return np.where(np.isnan(values) | np.isnan(null).any(axis=0), NAN, share)

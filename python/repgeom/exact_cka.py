@@ -152,7 +152,7 @@ class ExactCKA:
                 status = f"{name}: the samples do not vary"
         value, rounding = self._value(debiased) if status == OK else (NAN, NAN)
         if status == OK and np.isnan(value):
-            status = "all samples of a side are equally far apart"
+            status = "all samples of a side are equally far apart, up to rounding (less with float64 rows)"
         low, high = limits(debiased)
         return Similarity(
             float(np.clip(value, low, high)),
@@ -205,7 +205,8 @@ class ExactCKA:
         """Replaces the statistic by a saved one.
 
         Raises:
-            ValueError: Another version, other widths or a missing entry. The statistic is as before then.
+            ValueError: Another version, other widths, a missing entry or one of another shape. The statistic
+                is as before then.
         """
         for key, value in {"version": STATE_VERSION, "dims": list(self._dims)}.items():
             if state.get(key) != value:
@@ -213,6 +214,11 @@ class ExactCKA:
         absent = sorted({*_PARTS, "both", "second"} - set(state))
         if absent:
             raise refusal(f"state_dict must have the entries {absent}", sorted(state))
+        own = {name: _shapes(getattr(self, f"_{name}")) for name in _PARTS}
+        own["shift"] = None if state["shift"] is None else own["sums"]
+        for name in _PARTS:
+            if _shapes(state[name]) != own[name]:
+                raise refusal(f"{name} must have the shapes {own[name]}", _shapes(state[name]))
         fresh = ExactCKA(*self._dims, threads=self._both._threads)
         fresh._both.load_state_dict(state["both"])
         fresh._second.load_state_dict(state["second"])
@@ -223,3 +229,10 @@ class ExactCKA:
 
     def __repr__(self) -> str:
         return f"ExactCKA(dim_a={self._dims[0]}, dim_b={self._dims[1]}, count={self.count})"
+
+
+def _shapes(part: Any) -> Any:
+    """Of an array, or of those in nested lists; None for None."""
+    if part is None:
+        return None
+    return [_shapes(each) for each in part] if isinstance(part, list | tuple) else np.shape(part)

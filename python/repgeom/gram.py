@@ -71,7 +71,7 @@ class Gram:
 
     Attributes:
         reason: Why the matrix means nothing, such as equal rows; empty where it does.
-        mean_square: Mean squared norm of the centred rows, before they are scaled.
+        mean_square: Mean squared norm of the rows about their mean, before they are scaled.
         squares: ``[n]``, squared norms of the rows after.
         diagonal: ``[n]``, of the kernel before centring.
         offsets: ``[n]``, what centring adds to every row and column.
@@ -104,7 +104,10 @@ class Gram:
         return self.n, self.width
 
     def rows(self, start: int, stop: int) -> Real:
-        """Rows from ``start`` to ``stop``, centred, with a mean squared norm of 1 over all rows."""
+        """Rows from ``start`` to ``stop``, centred, with a mean squared norm of 1 over all rows.
+
+        For ``"rbf"`` about the median of each column instead of the mean, in the same unit.
+        """
         if self._held is not None:
             return self._held[start:stop]
         if self.reason:
@@ -112,7 +115,7 @@ class Gram:
         stop = min(stop, self.n)
         found = np.empty((stop - start, self.width), self.dtype)
         for piece in self._pieces(start, stop):
-            part = self._wide(piece) - self._mean
+            part = self._wide(piece) - self._centre
             out = found[piece.start - start : piece.stop - start]
             np.multiply(part, self._scale, out=out, casting="same_kind")
         return found
@@ -150,20 +153,23 @@ class Gram:
         return np.zeros(self.n) if self.debiased else self.diagonal + 2 * self.offsets
 
     def _measure(self) -> bool:
-        """Finds mean and scale; False where all rows are equal up to rounding."""
+        """Finds centre and scale; False where all rows are equal up to rounding."""
         self._shrink = _shrinking(self._x)
-        self._mean: FloatArray = np.zeros(self.width)
+        self._centre: FloatArray = np.zeros(self.width)
         for piece in self._pieces(0, self.n):
-            self._mean += self._wide(piece).sum(axis=0)
-        self._mean /= max(self.n, 1)
+            self._centre += self._wide(piece).sum(axis=0)
+        self._centre /= max(self.n, 1)
         centred = 0.0
         for piece in self._pieces(0, self.n):
-            part = self._wide(piece) - self._mean
+            part = self._wide(piece) - self._centre
             centred += float(np.vdot(part, part))
-        plain = centred + self.n * float(self._mean @ self._mean)
+        plain = centred + self.n * float(self._centre @ self._centre)
         self._scale = math.sqrt(self.n / centred) if centred > 0 else 0.0
         with np.errstate(over="ignore", under="ignore"):
             self.mean_square = float(np.square(np.sqrt(centred / max(self.n, 1)) / self._shrink))
+        if self.kernel.name == "rbf" and self.n:
+            # Distances do not see the centre; beside a few huge rows they are exact only about the median.
+            self._centre = np.median(self._wide(slice(0, self.n)), axis=0)
         return bool(centred > (4 * np.finfo(np.float64).eps) ** 2 * plain)
 
     def _wide(self, piece: slice) -> FloatArray:

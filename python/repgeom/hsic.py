@@ -16,6 +16,8 @@ from repgeom.gram import Gram, Kernel, block_rows
 from repgeom.matching import Rows
 
 ROUGH: Final = 1e-4
+LOST: Final = 1e-2
+"""Largest rounding of a value, and of the values without one sample that a standard error is made of."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,14 +46,20 @@ def compared(
 ) -> tuple[list[Gram], list[Gram], Products]:
     """Matrices of both sides (one list twice where ``others`` is None) and their inner products.
 
-    Layers of float32 whose rounding would be above 1e-4, such as those with a few rows of huge norm, are
+    Layers of float32 whose rounding would be too large, such as those with a few rows of huge norm, are
     computed in float64.
     """
     left, right = _grams(layers, others, kernel, debiased, by_sample)
     sums = products(left, right, by_sample=by_sample)
     rough = [
-        [gram.dtype == np.float32 and not rounding_of(gram, own) <= ROUGH for gram, own in side]
-        for side in (zip(left, sums.own_a, strict=True), zip(right, sums.own_b, strict=True))
+        [
+            gram.dtype == np.float32 and _is_rough(gram, totals[i], None if shares is None else shares[i])
+            for i, gram in enumerate(grams)
+        ]
+        for grams, totals, shares in (
+            (left, sums.own_a, sums.own_a_by_sample),
+            (right, sums.own_b, sums.own_b_by_sample),
+        )
     ]
     if not any(map(any, rough)):
         return left, right, sums
@@ -61,17 +69,54 @@ def compared(
     return left, right, products(left, right, by_sample=by_sample)
 
 
+def _is_rough(gram: Gram, own: float, shares: FloatArray | None) -> bool:
+    lost = shares is not None and not rounding_without(gram, own, shares) <= LOST
+    return lost or not rounding_of(gram, own) <= ROUGH
+
+
 def rounding_of(gram: Gram, own: float) -> float:
     """What rounding of a linear kernel adds to CKA: its size for independent errors (Higham and Mary 2019).
 
-    An entry of the matrix is off by sqrt(d) units of the largest squared norm; errors of different entries
-    add up like their squares. NaN for other kernels.
+    NaN for other kernels.
     """
-    if gram.kernel.name != "linear" or not own > 0:
-        return NAN
+    return _rounding(gram, own) if gram.kernel.name == "linear" and own > 0 else NAN
+
+
+def rounding_without(gram: Gram, own: float, shares: FloatArray) -> float:
+    """The same where one sample is left out, whichever is worst: much, if it is nearly all of the matrix."""
+    diagonal = gram.centred_diagonal
+    least = float(without_each(own, shares, diagonal, diagonal, gram.debiased).min())
+    return _rounding(gram, own) * own / least if own > 0 and least > 0 else math.inf
+
+
+def _rounding(gram: Gram, own: float) -> float:
+    """An entry of the matrix is off by sqrt(d) units of the largest; errors of entries add like squares.
+
+    Through d x d products the squares of the diagonal are added and taken away again.
+    """
     unit = float(np.finfo(gram.dtype).eps) / 2
-    largest = float(gram.squares.max())
-    return unit * (4 + 8 * math.sqrt(2 * (gram.width + gram.n)) * largest / math.sqrt(own))
+    largest = float(gram.diagonal.max()) / math.sqrt(own)
+    return unit * (4 + 8 * math.sqrt(2 * (gram.width + gram.n)) * largest + largest**2)
+
+
+def without_each(
+    total: float, shares: FloatArray, left: FloatArray, right: FloatArray, debiased: bool
+) -> FloatArray:
+    """``[n]``: the inner product of the matrices without each sample, centred anew.
+
+    Centring adds a row and a column term, which a new centring takes away, so that rows of sum zero leave
+    only the share of the sample itself.
+    """
+    n = len(shares)
+    if debiased:
+        return np.asarray(total - 2 * shares * (n - 2) / (n - 3))
+    own = left * right
+    return np.asarray(total - 2 * shares + own - 2 / (n - 1) * (shares - own) + own / (n - 1) ** 2)
+
+
+def least_for_errors(debiased: bool) -> int:
+    """Samples that leaving one out takes."""
+    return 5 if debiased else 3
 
 
 def _widened(layers: Sequence[Rows], which: Sequence[bool]) -> list[Rows]:

@@ -115,12 +115,19 @@ def _called(name: Hashable) -> str:
     return str(name) if isinstance(name, str) else f"layer {name}"
 
 
+def check_labels(name: str, values: NDArray[Any]) -> None:
+    """Refuse labels that cannot be told apart or sorted."""
+    if values.dtype.kind == "O":
+        raise refusal(f"{name} must be numbers or strings", f"dtype {values.dtype}")
+    if values.dtype.kind == "f" and np.isnan(values).any():
+        raise refusal(f"{name} must not be NaN", f"{int(np.isnan(values).sum())} of them")
+
+
 def _ids(name: str, ids: Any, n: int) -> NDArray[Any]:
     values = np.asarray(ids.detach().cpu() if hasattr(ids, "detach") else ids)
     if values.shape != (n,):
         raise refusal(f"{name} must name each of the {n} samples", f"shape {values.shape}")
-    if values.dtype.kind == "f" and np.isnan(values).any():
-        raise refusal(f"{name} must not be NaN", f"{int(np.isnan(values).sum())} of them")
+    check_labels(name, values)
     repeated = n - len(np.unique(values))
     if repeated:
         raise refusal(f"{name} must not repeat", f"{repeated} repeated ids among {n}")

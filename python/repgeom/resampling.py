@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from repgeom.checks import FloatArray, check_integer, refusal
 from repgeom.comparisons import NAN, OK, Kind, Similarity, SimilarityMatrix, p_values
 from repgeom.estimates import IntArray
-from repgeom.matching import Matched, Rows
+from repgeom.matching import Matched, Rows, check_labels
 
 State = TypeVar("State")
 Sides: TypeAlias = "tuple[list[State], list[State]]"
@@ -83,6 +83,7 @@ class Resampling:
         labels = np.asarray(self.groups.detach().cpu() if hasattr(self.groups, "detach") else self.groups)
         if labels.shape != (n,):
             raise refusal(f"groups must label each of the {n} samples", f"shape {labels.shape}")
+        check_labels("groups", labels)
         return np.unique(labels, return_inverse=True)[1].astype(np.int64)
 
     def orders(self, n: int) -> Iterator[IntArray]:
@@ -139,6 +140,9 @@ def compare_layers(
     null = _null(measure, found.within, sides, found.n, sampling)
     missing = np.full(values.shape, NAN)
     permuted = len(null) > 0
+    said = sampling.warnings(found.n)
+    if sampling.folds and ONE_GROUP not in said and (np.isnan(errors) & ~np.isnan(values)).any():
+        said = (*said, "no standard error where a fold of the samples leaves no value")
     matrix = SimilarityMatrix(
         values,
         measure.kind,
@@ -154,7 +158,7 @@ def compare_layers(
         statuses,
         missing,
         measure.settings,
-        sampling.warnings(found.n),
+        said,
     )
     return as_asked(matrix, found, parts)
 

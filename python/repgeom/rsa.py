@@ -141,22 +141,26 @@ def _ranks(values: FloatArray) -> FloatArray:
 def _dissimilarities(rows: FloatArray, dissimilarity: Dissimilarity) -> tuple[FloatArray, str]:
     """``[n, n]`` up to a common factor, and why there are none."""
     rows = rows / (float(np.max(np.abs(rows), initial=0.0)) or 1.0)
+    if dissimilarity == "euclidean":
+        return np.sqrt(_squared_distances(rows)), ""
     sizes = np.linalg.norm(rows, axis=1)
     if dissimilarity == "correlation":
         rows = rows - rows.mean(axis=1, keepdims=True)
-    elif dissimilarity == "euclidean":
-        rows = rows - rows.mean(axis=0)
     norms = np.linalg.norm(rows, axis=1)
-    if dissimilarity == "euclidean":
-        squares = norms**2
-        sums = squares[:, None] + squares[None, :]
-        found = sums - 2 * (rows @ rows.T)
-        # Differences below rounding are no differences: copies stay copies.
-        found[found <= 8 * np.finfo(np.float64).eps * sums] = 0
-        return np.sqrt(found), ""
     lost = int(np.sum(norms <= 4 * np.finfo(np.float64).eps * sizes))
     if lost:
         what = "variance" if dissimilarity == "correlation" else "direction"
         return np.zeros((len(rows), len(rows))), f"{lost} rows have no {what}"
-    rows = rows / norms[:, None]
-    return np.clip(1 - rows @ rows.T, 0.0, 2.0), ""
+    # 1 - cos of small angles is exact only as half the squared distance of unit vectors.
+    return _squared_distances(rows / norms[:, None]) / 2, ""
+
+
+def _squared_distances(rows: FloatArray) -> FloatArray:
+    """``[n, n]``; differences below rounding are no differences: copies stay copies."""
+    # Beside a few huge rows the distances of all others are exact only about the median.
+    rows = rows - np.median(rows, axis=0)
+    squares = np.einsum("ij,ij->i", rows, rows)
+    sums = squares[:, None] + squares[None, :]
+    found = sums - 2 * (rows @ rows.T)
+    found[found <= 8 * np.finfo(np.float64).eps * sums] = 0
+    return np.asarray(found)

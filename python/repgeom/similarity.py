@@ -115,6 +115,10 @@ def layer_cosine(x: Any, y: Any) -> float:
         raise ValueError(f"x and y must have the same shape, got {left.shape} and {right.shape}")
     if len(left) == 0:
         return float("nan")
+    # Squares of larger numbers overflow.
+    left, right = (
+        rows / max(1.0, float(np.max(np.abs(rows), initial=0.0)) / 1e100) for rows in (left, right)
+    )
     norms = [np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) for rows in (left, right)]
     return float(np.mean(np.sum((left / norms[0]) * (right / norms[1]), axis=1)))
 

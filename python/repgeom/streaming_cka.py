@@ -12,11 +12,14 @@ from repgeom.cka import limits, missing
 from repgeom.comparisons import NAN, OK, SimilarityMatrix
 from repgeom.gram import Kernel, KernelName
 from repgeom.hsic import compared
+from repgeom.layer_pairs import named_layers
 from repgeom.matching import matched
 from repgeom.resampling import FEW_GROUPS
 
 STATE_VERSION: Final = 1
 LEAST: Final = 4
+# Squares of what is smaller lose digits.
+_SMALL: Final = 1e-140
 
 
 class StreamingCKA:
@@ -70,24 +73,20 @@ class StreamingCKA:
         self._sums = np.zeros((*shape, 3))
         self._squares = np.zeros((*shape, 3, 3))
 
-    def update(
-        self, layers: Mapping[Hashable, Any], layers_b: Mapping[Hashable, Any] | None = None
-    ) -> StreamingCKA:
+    def update(self, layers: Any, layers_b: Any = None) -> StreamingCKA:
         """Adds a minibatch: ``{name: [n, d]}``, and for two models the same samples of the second.
+
+        A list of layers has the names 0, 1, and so on.
 
         Raises:
             ValueError: Names that are missing or unknown, different n, NaN or infinity. Nothing has been
                 added then.
         """
-        _check_names(self.names_a, layers)
+        side = _named(self.names_a, layers)
         if self.within != (layers_b is None):
             wanted = "one model" if self.within else "two models"
             raise refusal(f"a minibatch must be of {wanted}", "two" if self.within else "one")
-        side = {name: layers[name] for name in self.names_a}
-        other = None
-        if layers_b is not None:
-            _check_names(self.names_b, layers_b)
-            other = {name: layers_b[name] for name in self.names_b}
+        other = None if layers_b is None else _named(self.names_b, layers_b)
         found = matched(side, other, None, None, least=0, what="a minibatch")
         if found.n < LEAST:
             self.skipped += found.n
@@ -135,15 +134,13 @@ class StreamingCKA:
         """CKA of all pairs so far; NaN with a status before the first minibatch and for layers that do not
         vary."""
         sums = self._sums
-        with np.errstate(over="ignore", invalid="ignore"):
-            own = sums[..., 1] * sums[..., 2]
-        statuses = np.array(
-            [[self._status(i, j) for j in range(own.shape[1])] for i in range(len(own))], object
-        )
+        shape = sums.shape[:2]
+        statuses = np.array([[self._status(i, j) for j in range(shape[1])] for i in range(shape[0])], object)
         usable = statuses == OK
-        missing_values = np.full(own.shape, NAN)
+        missing_values = np.full(shape, NAN)
         values = missing_values.copy()
-        np.divide(sums[..., 0], np.sqrt(own), out=values, where=usable)
+        for i, j in np.argwhere(usable):
+            values[i, j] = sums[i, j, 0] / np.prod(np.sqrt(sums[i, j, 1:]))
         return SimilarityMatrix(
             np.clip(values, *limits(True)),
             "similarity",
@@ -170,6 +167,8 @@ class StreamingCKA:
         for name, own in ((self.names_a[i], self._sums[i, j, 1]), (self.names_b[j], self._sums[i, j, 2])):
             if not own > 0:
                 return f"{name}: the samples do not vary, or all are equally far apart"
+            if not own > _SMALL:
+                return f"{name}: the numbers are too small: scale the layer up"
         return OK
 
     def _errors(self, values: FloatArray, usable: Any) -> FloatArray:
@@ -178,11 +177,12 @@ class StreamingCKA:
             return errors
         for i, j in np.argwhere(usable):
             first, second = self._sums[i, j, 1:]
-            direction = np.array(
-                [1 / np.sqrt(first * second), *(-values[i, j] / 2 / np.array([first, second]))]
-            )
-            spread = float(direction @ self._squares[i, j] @ direction)
-            errors[i, j] = np.sqrt(max(spread, 0.0) * self.batches / (self.batches - 1))
+            scales = np.array([np.sqrt(first) * np.sqrt(second), first, second])
+            direction = np.array([1, -values[i, j] / 2, -values[i, j] / 2])
+            squares = self._squares[i, j] / scales / scales[:, None]
+            spread = float(direction @ squares @ direction)
+            rounding = 8 * np.finfo(np.float64).eps * float(squares.max())
+            errors[i, j] = np.sqrt(spread * self.batches / (self.batches - 1)) if spread > rounding else 0.0
         return errors
 
     def _warnings(self) -> tuple[str, ...]:
@@ -242,6 +242,10 @@ def _checked_names(names: Iterable[Hashable]) -> tuple[Hashable, ...]:
     return found
 
 
-def _check_names(names: tuple[Hashable, ...], layers: Mapping[Hashable, Any]) -> None:
-    if set(layers) != set(names):
-        raise refusal(f"a minibatch must have the layers {list(names)}", list(layers))
+def _named(names: tuple[Hashable, ...], layers: Any) -> dict[Hashable, Any]:
+    """The layers in the order of the names."""
+    found = named_layers(layers)
+    if found is None or set(found) != set(names):
+        received = type(layers).__name__ if found is None else list(found)
+        raise refusal(f"a minibatch must have the layers {list(names)}", received)
+    return {name: found[name] for name in names}
