@@ -17,24 +17,15 @@ HEAVY = {"torch", "transformers", "pandas"}
 
 # Every room of the package; a room imports only rooms above it. A folder is one room.
 ORDER = [
-    *("_core", "demo", "checks", "threads", "memory", "arrays", "interrupts", "plan", "artifact"),
+    *("_core", "demo", "checks", "threads", "memory", "arrays", "interrupts", "artifact"),
     # models
     *("probe", "arguments", "stacks", "readout", "towers", "anatomy", "models"),
     *("additions", "branches", "sites", "capture", "padding"),
     # tokens
     *("tokens", "positions", "documents", "windows", "text", "dataloaders", "equal_lengths"),
     # statistics and measurements on arrays
-    *(
-        "covariance",
-        "eigensolver",
-        "sketches",
-        "device_moments",
-        "spectrum",
-        "standard_errors",
-        "sample",
-        "similarity",
-        "routing",
-    ),
+    *("eigensolver", "sketches", "covariance_sketch", "covariance", "device_moments", "layer_moments"),
+    *("spectrum", "standard_errors", "sample", "similarity", "routing"),
     *("neighbors", "estimates", "neighborhoods", "two_nn", "gride", "decimation", "local_dimension"),
     *("dimension", "layer_pairs", "neighbor_overlap", "information_imbalance", "coordinate_imbalance"),
     *("comparisons", "matching", "resampling", "gram", "hsic", "cka", "streaming_cka", "exact_cka"),
@@ -48,7 +39,7 @@ ORDER = [
     *("routers", "routed", "collect", "registry", "readings", "point_sets"),
     *("spectral_metrics", "neighbor_metrics", "similarity_metrics", "homology_metrics", "metrics"),
     *("frames", "results", "compare", "metadata", "outcome", "request", "measurand", "source", "prepare"),
-    *("analysis", "stored_analysis", "smoke"),
+    *("plan", "analysis", "stored_analysis", "smoke"),
     *("summary", "plots", "similarity_plots", "figures", "cli", "__main__"),
 ]
 RANK = {room: rank for rank, room in enumerate(ORDER)}
@@ -59,6 +50,7 @@ ON_ARRAYS = [
     "covariance",
     "eigensolver",
     "sketches",
+    "covariance_sketch",
     "spectrum",
     "standard_errors",
     "sample",

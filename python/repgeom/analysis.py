@@ -59,6 +59,7 @@ def analyze_model(
     compat: str | None = None,
     seed: int = 0,
     threads: int | None = None,
+    memory_limit: int | None = None,
     run_name: str | None = None,
     tokenizer_name: str | None = None,
     dataset_name: str | None = None,
@@ -118,6 +119,11 @@ def analyze_model(
             (first tokens as sample, biased CKA, plain slope and cut-offs).
         seed: Seed of the sample.
         threads: Threads of the kernels; default: all processors.
+        memory_limit: Bytes that the covariances of all layers and the eigenproblem of one may take; default:
+            what is free, and no limit for those on a device. Where they would take more, every layer has a
+            sketch (:class:`repgeom.NystromSketch`) instead, with a warning and ``status="sketch"``: trace and
+            mean are exact, ``d_pr`` is an estimate with ``d_pr_sketch_se``, and the columns ``_low`` and
+            ``_high`` bound it and other spectral metrics (see :class:`repgeom.Spectrum`).
         run_name: Recorded; also the default folder.
         tokenizer_name: Recorded.
         dataset_name: Recorded; default: the file name, or what the data are.
@@ -169,15 +175,17 @@ def plan_analysis(
     """
     run = prepare(Request(model_name=model_name, dataloader=dataloader, **options))
     first = run.source.peek()
-    positions = run.source.largest_batch
+    positions, rank = run.source.largest_batch, run.collector.moments_policy.rank
     widths: dict[str, int] = {}
+    sketched: frozenset[int] = frozenset()
     seconds: dict[str, float] = {}
     if first is not None:
         widths, forward, statistics = _time_batch(run, first)
+        sketched = _sketched_widths(run, widths)
         share = (run.source.n_positions or positions) / max(1, first.n_tokens + first.n_padding)
         seconds["forward"] = forward * share
         seconds["statistics"] = statistics * share
-    seconds["measurements"] = eigenproblem_seconds(list(widths.values()))
+    seconds["measurements"] = eigenproblem_seconds(list(widths.values()), sketched, rank)
     return Plan(
         model=f"{run.settings.model_label} ({run.metadata['model_class']})",
         sites=tuple(run.collector.layers),
@@ -195,7 +203,12 @@ def plan_analysis(
             positions,
             pooled=len(run.collector.poolings) * run.pooled_limit,
             waiting=run.collector.high_norm is not None,
+            sketched=sketched,
+            rank=rank,
         ),
+        sketches=f"covariances of rank {rank}, as in full they do not fit in memory_limit"
+        if sketched
+        else "",
         seconds=seconds,
         out=str(run.save_dir) if run.save_mode else None,
     )
@@ -217,6 +230,18 @@ def _time_batch(run: Run, batch: TokenBatch) -> tuple[dict[str, int], float, flo
         _run_batch(activations, run, batch, device)
     seconds = collector.seconds
     return widths, seconds["forward"], len(widths) * (seconds["covariance"] + seconds["sample"])
+
+
+def _sketched_widths(run: Run, widths: Mapping[str, int]) -> frozenset[int]:
+    """Widths of the layers that will have sketches, from the one layer that was measured."""
+    collector = run.collector
+    layer = collector.layers[next(iter(widths))]
+    if layer.moments is None or layer.rows is None:
+        return frozenset()
+    policy, device = collector.moments_policy, layer.rows.device
+    return frozenset(
+        width for width in widths.values() if policy.sketches(width, len(collector.layers), device)
+    )
 
 
 @contextmanager

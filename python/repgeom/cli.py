@@ -138,6 +138,12 @@ def run(
     threads: Annotated[
         int | None, typer.Option(help="Threads of the kernels; default: all processors.")
     ] = None,
+    memory_limit: Annotated[
+        float | None,
+        typer.Option(
+            help="GiB for covariances; wide layers that need more are sketched. Default: what is free."
+        ),
+    ] = None,
     compat: Annotated[
         str | None, typer.Option(help="representation-geometry: that program's numbers where ours differ.")
     ] = None,
@@ -193,6 +199,7 @@ def run(
             "dtype": dtype,
             "seed": seed,
             "threads": threads,
+            "memory_limit": None if memory_limit is None else round(memory_limit * 2**30),
             "compat": compat,
             "trust_remote_code": trust_remote_code,
         }

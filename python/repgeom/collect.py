@@ -14,14 +14,16 @@ import torch
 from torch import Tensor
 
 from repgeom.arrays import Float64Array
-from repgeom.covariance import Covariance, Workspace
+from repgeom.covariance import Covariance
 from repgeom.device_moments import DeviceMoments
+from repgeom.layer_moments import Moments, MomentsPolicy
 from repgeom.pooling import PooledVectors, Segments, SequenceSample
 from repgeom.removed import RemovedTokens
 from repgeom.routed import RouterCounts
 from repgeom.routers import Router
 from repgeom.rows import BatchRows
 from repgeom.sampling import BitArray, Draw, IntArray, TokenSample, place_bits, stream_bits
+from repgeom.sketches import NystromSketch
 from repgeom.tokens import UNLABELED, TokenBatch
 
 HIGH_NORM = "high_norm"
@@ -39,7 +41,8 @@ class LayerStatistics:
         missing: Why there is nothing to read; empty if there is.
         layout: "BSH" or "SBH", how activations come; "" if that is not known.
         width: Width of the activations, None before it is known.
-        moments: Of the tokens that count; None if nobody needs them or before the width is known.
+        moments: Of the tokens that count, or a sketch of them; None if nobody needs them or before the width
+            is known.
         rows: ``[limit, d]`` the sampled rows, float32 (float64 for float64 activations).
         pooled: Pooled vectors; None if nobody asked for them.
         removed: What a token policy left out.
@@ -52,7 +55,7 @@ class LayerStatistics:
     missing: str = ""
     layout: str = "BSH"
     width: int | None = None
-    moments: Covariance | DeviceMoments | None = None
+    moments: Moments | None = None
     rows: Tensor | None = None
     pooled: PooledVectors | None = None
     removed: RemovedTokens = field(default_factory=RemovedTokens)
@@ -62,8 +65,8 @@ class LayerStatistics:
         self.name = self.name or f"layer_{self.layer:02d}"
 
     @property
-    def covariance(self) -> Covariance | None:
-        """The moments, on the host."""
+    def covariance(self) -> Covariance | NystromSketch | None:
+        """The moments, on the host; a sketch where they did not fit in memory."""
         if isinstance(self.moments, DeviceMoments):
             self.moments = self.moments.to_covariance()
         return self.moments
@@ -117,6 +120,7 @@ class Collector:
         sample: Which tokens are in the paired sample.
         threads: Threads of the kernels.
         moments: Whether moments are kept.
+        moments_policy: In how much memory.
         high_norm: Multiple of the median norm of its sequence above which a position does not count.
         sequences: Which sequences are pooled; None: none.
         poolings: How.
@@ -133,6 +137,7 @@ class Collector:
     sample: TokenSample
     threads: int | None = None
     moments: bool = True
+    moments_policy: MomentsPolicy = field(default_factory=MomentsPolicy)
     high_norm: float | None = None
     sequences: SequenceSample | None = None
     poolings: Sequence[str] = ()
@@ -143,7 +148,6 @@ class Collector:
     n_padding: int = 0
     n_batches: int = 0
     n_removed: dict[str, int] = field(default_factory=lambda: defaultdict(int))
-    _workspace: Workspace = field(default_factory=Workspace)
     _tokens: TokenBatch | None = None
     _batch: _Batch | None = None
     _waiting: dict[str, Tensor] = field(default_factory=dict)
@@ -169,13 +173,8 @@ class Collector:
         """
         layer = self.layers[site]
         layer.width = width
-        on_host = device.type == "cpu"
         if self.moments:
-            layer.moments = (
-                Covariance(width, threads=self.threads, workspace=self._workspace)
-                if on_host
-                else DeviceMoments(width, device)
-            )
+            layer.moments = self.moments_policy.new(width, len(self.layers), device, self.threads)
         kept = torch.float64 if dtype == torch.float64 else torch.float32
         layer.rows = torch.zeros(self.sample.limit, width, dtype=kept, device=device)
         if self.sequences is not None:
@@ -295,6 +294,8 @@ class Collector:
         with self.timed("covariance"):
             if isinstance(layer.moments, Covariance):
                 layer.moments.update(rows, batch.weights)
+            elif isinstance(layer.moments, NystromSketch):
+                layer.moments.update(rows.cpu(), batch.weights)
             elif isinstance(layer.moments, DeviceMoments):
                 layer.moments.update(rows, batch.keep_on(rows.device))
             else:

@@ -13,6 +13,9 @@ from typing import Any, Literal, TypeAlias
 from repgeom import _core
 from repgeom.arrays import Array, Float64Array, kernel_input, weights_input
 from repgeom.checks import check_integer
+from repgeom.covariance_sketch import DEFAULT_RANK, check_rows, new_sketch, sketched_names
+from repgeom.memory import limit_or_available
+from repgeom.sketches import NystromSketch
 from repgeom.threads import thread_count
 
 Weighting: TypeAlias = Literal["frequency", "reliability"]
@@ -152,6 +155,10 @@ class Covariance:
         """Diagonal of the covariance, ``[d]``, without making the matrix."""
         return self._moments.variance(ddof, weighting)
 
+    def trace(self, ddof: float = 1, *, weighting: Weighting = "frequency") -> float:
+        """Trace of the covariance: the total variance."""
+        return float(self.variance(ddof, weighting=weighting).sum())
+
     def covariance(self, ddof: float = 1, *, weighting: Weighting = "frequency") -> Float64Array:
         """Covariance ``[d, d]``, float64, exactly symmetric.
 
@@ -253,29 +260,63 @@ def _update(
     )
 
 
-class CovarianceBank(Mapping[str, Covariance]):
+class CovarianceBank(Mapping[str, Covariance | NystromSketch]):
     """Covariances of many layers, updated together: one team of threads, one packing buffer.
+
+    Where the sums, 4 d (d + 1) bytes each, do not fit in ``memory_limit``, every layer that a
+    :class:`repgeom.NystromSketch` makes smaller has one in its place, with a warning: same verbs, mean and
+    trace exact, eigenpairs from below with bounds.
 
     Args:
         dims: ``{name: width}``.
         threads: As in :class:`Covariance`.
         instruction_set: As in :class:`Covariance`.
+        memory_limit: Bytes for the sums; ``None`` takes what is free. Reading takes more for a while.
+        rank: Eigenpairs that a sketch is good for.
+        seed: Of the sketches.
+
+    Raises:
+        ValueError: No name, an argument outside its range, or sums that do not even fit as sketches.
+
+    Warns:
+        RuntimeWarning: Sketches stand for covariances.
     """
 
     def __init__(
-        self, dims: Mapping[str, int], *, threads: int | None = None, instruction_set: str | None = None
+        self,
+        dims: Mapping[str, int],
+        *,
+        threads: int | None = None,
+        instruction_set: str | None = None,
+        memory_limit: int | None = None,
+        rank: int = DEFAULT_RANK,
+        seed: int = 0,
     ) -> None:
         if not dims:
             raise ValueError("a CovarianceBank needs at least one name, got {}")
+        check_integer("rank", rank, 1)
+        for name, dim in dims.items():
+            check_integer(f"dims[{name!r}]", dim, 1)
         self._workspace = Workspace()
+        sketched = sketched_names(dims, limit_or_available(memory_limit), rank)
         options: dict[str, Any] = {
             "threads": threads,
             "instruction_set": instruction_set,
             "workspace": self._workspace,
         }
-        self._statistics = {name: Covariance(dim, **options) for name, dim in dims.items()}
+        self._statistics: dict[str, Covariance | NystromSketch] = {
+            name: new_sketch(dim, rank, seed=seed, threads=threads)
+            if name in sketched
+            else Covariance(dim, **options)
+            for name, dim in dims.items()
+        }
 
-    def __getitem__(self, name: str) -> Covariance:
+    @property
+    def sketched(self) -> tuple[str, ...]:
+        """Names whose covariance is a sketch."""
+        return tuple(name for name, kept in self._statistics.items() if isinstance(kept, NystromSketch))
+
+    def __getitem__(self, name: str) -> Covariance | NystromSketch:
         return self._statistics[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -295,13 +336,25 @@ class CovarianceBank(Mapping[str, Covariance]):
         unknown = sorted(set(arrays) - set(self._statistics))
         if unknown:
             raise ValueError(f"names must be among {sorted(self._statistics)}, got {unknown}")
-        if arrays:
-            statistics = [self._statistics[name] for name in arrays]
-            _update(statistics, list(arrays.values()), [], weights, self._workspace)
+        exact: list[Covariance] = []
+        rows: list[Array] = []
+        sketches: list[tuple[NystromSketch, Array]] = []
+        for name, x in arrays.items():
+            statistic = self._statistics[name]
+            if isinstance(statistic, NystromSketch):
+                check_rows(statistic, x, weights_input(weights))
+                sketches.append((statistic, x))
+            else:
+                exact.append(statistic)
+                rows.append(x)
+        if exact:
+            _update(exact, rows, [], weights, self._workspace)
+        for sketch, x in sketches:
+            sketch.update(x, weights)
         return self
 
     def merge(self, other: CovarianceBank) -> CovarianceBank:
-        """Adds what another bank of the same names and widths has seen."""
+        """Adds what another bank of the same names, widths and sketches has seen."""
         if not isinstance(other, CovarianceBank):
             raise TypeError(f"other must be a CovarianceBank, got {type(other).__name__}")
         if set(other) != set(self):
@@ -309,22 +362,40 @@ class CovarianceBank(Mapping[str, Covariance]):
         for name, statistic in self._statistics.items():
             if statistic.dim != other[name].dim:
                 raise ValueError(f"widths of {name!r} must agree, got {statistic.dim} and {other[name].dim}")
+            if _shape(statistic) != _shape(other[name]):
+                rule = f"{name!r} must have the same kind of sums, with the same rank and seed, in both banks"
+                raise ValueError(f"{rule}, got {statistic!r} and {other[name]!r}")
         for name, statistic in self._statistics.items():
-            statistic.merge(other[name])
+            statistic.merge(other[name])  # type: ignore[arg-type]
         return self
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
-        """``{name: Covariance.state_dict()}``."""
+        """``{name: state_dict()}`` of the covariances and sketches."""
         return {name: statistic.state_dict() for name, statistic in self._statistics.items()}
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
-        """Replaces all statistics by saved ones of the same names."""
+        """Replaces all statistics by saved ones of the same names and kinds."""
         if set(state) != set(self):
             raise ValueError(f"state_dict must have the names {sorted(self)}, got {sorted(state)}")
         fresh = {}
         for name, statistic in self._statistics.items():
-            fresh[name] = copy.copy(statistic)
-            fresh[name]._moments = _core.Moments(statistic.dim)
+            fresh[name] = _empty(statistic)
             fresh[name].load_state_dict(state[name])
         for name, statistic in self._statistics.items():
-            statistic._moments = fresh[name]._moments
+            vars(statistic).update(vars(fresh[name]))
+
+
+def _shape(statistic: Covariance | NystromSketch) -> tuple[int, ...]:
+    """What must agree for statistics to merge."""
+    if isinstance(statistic, Covariance):
+        return (statistic.dim,)
+    return statistic.dim, statistic.columns, statistic.seed
+
+
+def _empty(statistic: Covariance | NystromSketch) -> Covariance | NystromSketch:
+    empty = copy.copy(statistic)
+    if isinstance(empty, Covariance):
+        empty._moments = _core.Moments(empty.dim)
+    else:
+        empty._sums = empty._new_sums()
+    return empty

@@ -130,9 +130,9 @@ def rips(  # type: ignore[misc]  # the overloads name the settings together
         method: ``"auto"``; ``"links"`` (dimensions up to 2) and ``"reducer"`` choose the algorithm above
             dimension 0.
         threads: ``None`` takes ``REPGEOM_NUM_THREADS``, ``OMP_NUM_THREADS`` or all processors.
-        memory_limit: Bytes beyond the input, for the process as a whole; ``None``: what is free. A call that is
-            known to need more is refused before it starts, one that comes to need more (dimensions above 1)
-            is stopped.
+        memory_limit: Bytes beyond the input, for the process as a whole; ``None``: what is free. A call that
+            is known to need more is refused before it starts, one that comes to need more (dimensions above
+            1) is stopped.
         progress: Called with the share that is done, from 0 to 1, about every 50 ms. Ctrl-C works with and
             without it.
         instruction_set: One of :func:`repgeom.cpu_instruction_sets`; ``None`` takes the fastest.

@@ -17,10 +17,20 @@ from repgeom.collect import Collector, LayerStatistics, paired_rows
 from repgeom.covariance import Covariance
 from repgeom.pooling import parse_pooling
 from repgeom.readings import Readings, Settings, in_all, paired
-from repgeom.registry import EVIDENCE, OF_COVARIANCE, Measurement, measurements, metric
+from repgeom.registry import EVIDENCE, IN_FULL, OF_COVARIANCE, Measurement, measurements, metric
+from repgeom.sketches import NystromSketch
 from repgeom.tokens import UNLABELED
 
-__all__ = ["Measured", "measure", "metric", "needs", "parse_diagnostics", "parse_metrics", "removed_tokens"]
+__all__ = [
+    "Measured",
+    "in_full",
+    "measure",
+    "metric",
+    "needs",
+    "parse_diagnostics",
+    "parse_metrics",
+    "removed_tokens",
+]
 
 GROUPS = {
     "default": ("spectrum", "sample", "novelty"),
@@ -48,7 +58,7 @@ def parse_metrics(metrics: str | Sequence[str] | None) -> tuple[str, ...]:
     names = metrics.split(",") if isinstance(metrics, str) else list(metrics or ())
     names = [name.strip() for name in names] or ["default"]
     known = _known()
-    allowed = list(dict.fromkeys([*GROUPS, *known]))
+    allowed = ["default", *known, *(name for name in GROUPS if name not in {"default", *known})]
     unknown = sorted(set(names) - set(allowed))
     if unknown:
         raise ValueError(f"metrics must be among {allowed}, got {unknown}")
@@ -93,6 +103,14 @@ def needs(names: Sequence[str]) -> set[str]:
     """The statistics that some measurements read."""
     known = measurements()
     return {need for name in names if name in known for need in known[name].needs}
+
+
+def in_full(names: Sequence[str], compat: str | None) -> tuple[str, ...]:
+    """Who needs covariances in full, so that no sketch can stand for them."""
+    known = measurements()
+    of_user = [known[name] for name in names if name in known and not known[name].built_in]
+    asked = [f"metric {own.name!r}" for own in of_user if IN_FULL & set(own.needs)]
+    return (*asked, *([f"compat={compat!r}"] if compat else []))
 
 
 @dataclass
@@ -308,10 +326,14 @@ def _evidence(readings: Readings, failed: list[str]) -> dict[str, Any]:
     return {**columns, "status": problem or status, "note": "; ".join(shape.warnings) if shape else ""}
 
 
-def _sizes(covariance: Covariance) -> dict[str, float]:
+def _sizes(covariance: Covariance | NystromSketch) -> dict[str, float]:
     mean = covariance.mean
-    total = float(covariance.variance(ddof=0).sum())
-    error = float(np.sum(covariance.error_bound() ** 2)) / total if total else 0.0
+    total = covariance.trace(ddof=0)
+    error = 0.0
+    if isinstance(covariance, NystromSketch):
+        error = float("nan")
+    elif total:
+        error = float(np.sum(covariance.error_bound() ** 2)) / total
     return {
         "norm_of_mean": float(np.linalg.norm(mean)),
         "rms_norm": math.sqrt(total + float(mean @ mean)),

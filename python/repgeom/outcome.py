@@ -105,6 +105,9 @@ def _notes(collector: Collector, measured: Measured, interrupted: bool) -> list[
             )
         if layer.missing:
             notes.append(f"{layer.site} was not measured: {layer.missing}")
+    sketches = collector.moments_policy.note(layer.moments for layer in collector.layers.values())
+    if sketches:
+        notes.append(sketches)
     if interrupted:
         notes.append(f"interrupted after {collector.n_tokens} tokens")
     return notes

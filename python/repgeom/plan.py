@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+
+from repgeom.covariance_sketch import covariance_bytes, reading_bytes, sketch_bytes
 
 BYTES = {"float64": 8, "float32": 4}
 
@@ -29,6 +31,7 @@ class Plan:
         memory: Bytes by purpose, the model's own apart.
         seconds: Estimated seconds by activity; empty when not estimated.
         out: Folder of the results, or None.
+        sketches: What is sketched and why; empty if nothing is.
     """
 
     model: str
@@ -44,6 +47,7 @@ class Plan:
     memory: dict[str, int]
     seconds: dict[str, float]
     out: str | None
+    sketches: str = ""
 
     def _tokens(self) -> str:
         if self.n_tokens is None:
@@ -65,6 +69,8 @@ class Plan:
             f"memory       {_megabytes(total)} beside the model: "
             + ", ".join(f"{name} {_megabytes(size)}" for name, size in self.memory.items()),
         ]
+        if self.sketches:
+            lines.append(f"sketches     {self.sketches}")
         if self.seconds:
             parts = ", ".join(f"{name} {_duration(value)}" for name, value in self.seconds.items())
             lines.append(
@@ -75,7 +81,14 @@ class Plan:
 
 
 def memory_needed(
-    widths: Sequence[int], sample_limit: int, positions: int, *, pooled: int = 0, waiting: bool = False
+    widths: Sequence[int],
+    sample_limit: int,
+    positions: int,
+    *,
+    pooled: int = 0,
+    waiting: bool = False,
+    sketched: Collection[int] = (),
+    rank: int = 0,
 ) -> dict[str, int]:
     """Bytes that the statistics, the sample, one packed batch and the eigenproblem of one layer take.
 
@@ -85,26 +98,34 @@ def memory_needed(
         positions: Positions of the largest batch.
         pooled: Pooled vectors per site.
         waiting: Whether all sites of a batch wait for its end, because norms decide which tokens count.
+        sketched: Widths of which sketches are kept.
+        rank: Of the sketches.
     """
     widest = max(widths, default=0)
+    sums = {
+        width: sketch_bytes(width, rank) if width in sketched else covariance_bytes(width) for width in widths
+    }
+    reading = [reading_bytes(width, rank) if width in sketched else 32 * width * width for width in widths]
     needed = {
-        "statistics": sum(width * (width + 1) // 2 * BYTES["float64"] for width in widths),
+        "statistics": sum(sums[width] for width in widths),
         "sample": sum(widths) * sample_limit * BYTES["float32"],
         "pooled": sum(widths) * pooled * BYTES["float64"],
         "one batch": positions * (sum(widths) if waiting else widest) * BYTES["float32"],
-        "eigenproblem": 4 * widest * widest * BYTES["float64"],
+        "eigenproblem": max(reading, default=0),
     }
     return {name: size for name, size in needed.items() if name != "pooled" or size}
 
 
-def eigenproblem_seconds(widths: Sequence[int]) -> float:
-    """Estimated seconds for the eigenproblems of all layers, from a small one and the cubic law."""
+def eigenproblem_seconds(widths: Sequence[int], sketched: Collection[int] = (), rank: int = 0) -> float:
+    """Estimated seconds for the eigenproblems of all layers, from a small one and the cubic law; of a sketch
+    of l = 4 rank + 1 columns d l^2 stands for d^3."""
     probe = 192
     matrix = np.random.default_rng(0).standard_normal((probe, probe))
     start = time.perf_counter()
     np.linalg.eigh(matrix @ matrix.T)
     rate = (time.perf_counter() - start) / probe**3
-    return float(sum(rate * float(width) ** 3 for width in widths))
+    columns = 4.0 * rank + 1
+    return float(sum(rate * width * (columns if width in sketched else width) ** 2 for width in widths))
 
 
 def _shortened(sites: tuple[str, ...]) -> str:

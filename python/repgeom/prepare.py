@@ -10,9 +10,10 @@ from typing import Any
 
 from repgeom.checks import is_peer
 from repgeom.collect import Collector
+from repgeom.layer_moments import MomentsPolicy
 from repgeom.measurand import Measurand, find_measurand, parse_hook_points
 from repgeom.metadata import describe_model, model_key
-from repgeom.metrics import ROUTER, needs, parse_diagnostics, parse_metrics, parse_pool
+from repgeom.metrics import ROUTER, in_full, needs, parse_diagnostics, parse_metrics, parse_pool
 from repgeom.pooling import SequenceSample
 from repgeom.probe import accepts
 from repgeom.readings import Settings
@@ -86,6 +87,7 @@ def prepare(request: Request) -> Run:
         "bits_per_byte_ratio": source.plan.bits_per_byte_ratio if source.plan else None,
         "compat": request.compat,
         "seed": request.seed,
+        "memory_limit": request.memory_limit,
         **({} if request.run_metadata is None else {"run_metadata": dict(request.run_metadata)}),
         **describe_model(measurand.model),
     }
@@ -133,6 +135,9 @@ def _collector(
         TokenSample(request.sample_limit, seed=request.seed, first=peer),
         request.threads,
         moments=selects or bool(OF_COVARIANCE & needs(names)),
+        moments_policy=MomentsPolicy.of_run(
+            request.memory_limit, novelty_k=request.novelty_k, in_full=in_full(names, request.compat)
+        ),
         high_norm=policy.high_norm,
         sequences=sequences,
         poolings=poolings,

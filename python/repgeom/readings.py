@@ -11,9 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from repgeom.arrays import Float64Array
+from repgeom.checks import refusal
 from repgeom.collect import Collector, LayerStatistics, PairedRows, SampledTokens
 from repgeom.covariance import Covariance
+from repgeom.eigensolver import with_fixed_signs
 from repgeom.neighbors import Neighbors, knn
+from repgeom.sketches import NystromSketch
 from repgeom.spectrum import Spectrum, eigenpairs, spectrum
 
 MAX_NEIGHBORS = 64
@@ -53,7 +56,7 @@ class Readings:
         return self.statistics.layer
 
     @property
-    def _covariance(self) -> Covariance:
+    def _kept(self) -> Covariance | NystromSketch:
         covariance = self.statistics.covariance
         if covariance is None:
             raise ValueError(f"{self.statistics.site}: no covariance was collected")
@@ -62,7 +65,10 @@ class Readings:
     @property
     def covariance(self) -> Covariance:
         """Of all tokens that count; a copy, as one measurement must not change what another one reads."""
-        return Covariance(self._covariance.dim).merge(self._covariance)
+        kept = self._kept
+        if isinstance(kept, NystromSketch):
+            raise refusal("a covariance in full must have been kept", f"a sketch of {self.statistics.site}")
+        return Covariance(kept.dim).merge(kept)
 
     @property
     def count(self) -> int:
@@ -75,22 +81,27 @@ class Readings:
     @property
     def mean(self) -> Float64Array:
         """``[d]``."""
-        return self._covariance.mean
+        return self._kept.mean
 
     @cached_property
-    def _eigenpairs(self) -> tuple[Float64Array, Float64Array]:
-        values, vectors = eigenpairs(self._covariance)
-        return _fixed(values), _fixed(vectors)
+    def _decomposition(self) -> tuple[Spectrum, Float64Array]:
+        kept = self._kept
+        if isinstance(kept, NystromSketch):
+            found = kept.read()
+            return spectrum(found), _fixed(with_fixed_signs(found.vectors))
+        values, vectors = eigenpairs(kept)
+        shape = spectrum(values, count=kept.count, resolution=kept.resolution, compat=self.settings.compat)
+        return shape, _fixed(vectors)
 
     @property
     def eigenvalues(self) -> Float64Array:
-        """``[d]``, descending."""
+        """``[d]``, descending; of a sketch ``[l]``."""
         return _fixed(self.spectrum.eigenvalues)
 
     @property
     def eigenvectors(self) -> Float64Array:
-        """``[d, d]``, columns in the order of the eigenvalues."""
-        return self._eigenpairs[1]
+        """``[d, d]``, columns in the order of the eigenvalues; of a sketch ``[d, l]``."""
+        return self._decomposition[1]
 
     @cached_property
     def leading(self) -> Float64Array:
@@ -102,12 +113,7 @@ class Readings:
     @cached_property
     def spectrum(self) -> Spectrum:
         """Of the covariance."""
-        return spectrum(
-            self._eigenpairs[0],
-            count=self._covariance.count,
-            resolution=self._covariance.resolution,
-            compat=self.settings.compat,
-        )
+        return self._decomposition[0]
 
     @property
     def rank(self) -> int:
@@ -157,9 +163,9 @@ class Readings:
 
     def release(self) -> None:
         """Gives back the memory of all eigenvectors but the leading ones."""
-        if "_eigenpairs" in self.__dict__:
+        if "_decomposition" in self.__dict__:
             _ = self.leading, self.spectrum
-            del self.__dict__["_eigenpairs"]
+            del self.__dict__["_decomposition"]
 
 
 def _fixed(array: npt.NDArray[Any]) -> npt.NDArray[Any]:

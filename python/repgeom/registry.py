@@ -38,6 +38,7 @@ EVIDENCE = (
 _RESERVED = ("default", "router", "removed_tokens")
 
 OF_COVARIANCE = {"covariance", "mean", "eigenvalues", "eigenvectors", "spectrum", "leading", "rank"}
+IN_FULL = {"covariance", "eigenvalues", "eigenvectors"}
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,9 @@ def metric(name: str, *, needs: Sequence[str], scope: Scope = "layer") -> Callab
     records, becomes ``results.diagnostics[name]``.
 
     A measurement that raises loses nothing else: its columns stay empty and the row's status says why.
+
+    Where covariances do not fit in memory a run keeps sketches of them; one whose measurements of yours read
+    ``covariance``, ``eigenvalues`` or ``eigenvectors`` is refused then.
 
     Args:
         name: A Python identifier that no other measurement and no table of a run has.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from repgeom.covariance import Covariance
+from repgeom.sketches import NystromSketch
 
 
 @dataclass
@@ -51,7 +52,7 @@ class RemovedTokens:
         if len(rows):
             self.by_reason.setdefault(reason, Scatter()).add(rows)
 
-    def table(self, kept: Covariance) -> list[dict[str, Any]]:
+    def table(self, kept: Covariance | NystromSketch) -> list[dict[str, Any]]:
         """One row per reason: tokens, their share of all real tokens, their share of the variance.
 
         With the mean m of all real tokens, kept or not, a group G carries the share
@@ -60,9 +61,7 @@ class RemovedTokens:
         scatters = {reason: scatter for reason, scatter in self.by_reason.items() if float(scatter.count)}
         if not scatters or kept.count == 0:
             return []
-        everything = Scatter(
-            float(kept.count), torch.from_numpy(kept.mean), float(kept.variance(ddof=0).sum()) * kept.count
-        )
+        everything = Scatter(float(kept.count), torch.from_numpy(kept.mean), kept.trace(ddof=0) * kept.count)
         host = {name: Scatter(float(s.count), _cpu(s.mean), float(s.total)) for name, s in scatters.items()}
         for scatter in host.values():
             everything.merge(scatter)

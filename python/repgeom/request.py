@@ -28,8 +28,9 @@ def check_numbers(options: Any) -> None:
     check_integer("seed", options.seed, 0)
     if options.seed >= 2**64:
         raise ValueError(f"seed must be below 2**64, got {options.seed}")
-    if options.threads is not None:
-        check_integer("threads", options.threads, 1)
+    for name in ("threads", "memory_limit"):
+        if getattr(options, name) is not None:
+            check_integer(name, getattr(options, name), 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,7 @@ class Request:
     compat: str | None = None
     seed: int = 0
     threads: int | None = None
+    memory_limit: int | None = None
     run_name: str | None = None
     tokenizer_name: str | None = None
     dataset_name: str | None = None

@@ -36,7 +36,7 @@ class AnalysisResults:
         novelty: One row per pair of consecutive layers.
         router: One row per mixture-of-experts layer; empty for other models.
         diagnostics: Further tables by name.
-        eigenvalues: ``"layer_%02d"`` to ``[d]`` eigenvalues, descending.
+        eigenvalues: ``"layer_%02d"`` to ``[d]`` eigenvalues, descending (of a sketch those it has).
         metadata: Settings and counts, JSON values; ``artifact_schema_version`` is always there.
         artifact_dir: Where it was saved to or loaded from.
         arrays: Means, eigenvectors, token sample and so on, by names such as ``"mean.layer_00"``.

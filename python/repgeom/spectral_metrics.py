@@ -30,7 +30,11 @@ def _spectrum(
     columns["rank"] = spectrum.rank
     columns["d_pr_debiased"] = spectrum.d_pr_debiased
     columns["near_rank_one"] = spectrum.near_rank_one
-    if len(sample) >= 2 and spectrum.status != "zero":
+    if spectrum.status == "sketch":
+        columns["d_pr_sketch_se"] = spectrum.d_pr_error
+        for name, (low, high) in spectrum.bounds.items():
+            columns |= {f"{name}_low": low, f"{name}_high": high}
+    elif len(sample) >= 2 and spectrum.status != "zero":
         columns |= spectral_standard_errors(
             sample, mean, spectrum.eigenvalues, eigenvectors, count=int(spectrum.count or 0)
         )

@@ -14,7 +14,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from repgeom.checks import FloatArray, as_float64, is_peer
+from repgeom.checks import FloatArray, as_float64, is_peer, refusal
+from repgeom.covariance_sketch import extreme_spectra
+from repgeom.sketches import FrequentDirections, NystromSketch, SketchedSpectrum
 
 METRIC_NAMES: Final = (
     "d_pr",
@@ -30,6 +32,10 @@ METRIC_NAMES: Final = (
     "log_spectrum_slope_10_200",
 )
 
+BOUNDED: Final = (
+    *("d_pr", "d_entropy", "stable_rank", "top1_share", "top10_share", "top32_share", "k90", "k95"),
+)
+
 _EPS: Final = float(np.finfo(np.float64).eps)
 _MIN_SLOPE_POINTS: Final = 6
 
@@ -38,11 +44,19 @@ _MIN_SLOPE_POINTS: Final = 6
 class Spectrum:
     """Eigenvalues of one covariance and what they say; made by :func:`spectrum`.
 
+    Of a sketch (``status="sketch"``) the trace is exact and no eigenvalue is above that of the covariance;
+    every metric in ``bounds`` lies between them for certain, up to rounding. ``d_pr`` is an estimate (exact
+    in one pass it would need ``[d, d]`` or ``[n, n]`` memory), ``stable_rank`` the upper and the shares the
+    lower bound, ``k90`` and ``k95`` are -1 unless the bounds agree, and ``d_entropy``,
+    ``log_spectrum_slope_10_200`` and ``d_pr_debiased`` are NaN.
+
     Attributes:
-        eigenvalues: ``[d]`` float64, descending, clipped at 0 (units: activation squared).
+        eigenvalues: ``[d]`` float64, descending, clipped at 0 (units: activation squared). Of a sketch the
+            ``[l]`` that it has.
         dim: Number of features d.
         count: Rows behind the covariance, None when unknown.
-        rank: Eigenvalues above ``d * eps * lambda_1``, and at most ``count - 1``.
+        rank: Eigenvalues above ``d * eps * lambda_1``, and at most ``count - 1``. Of a sketch: of those that
+            it has.
         d_pr: Participation ratio ``(sum lambda)^2 / sum lambda^2``; ``d_pr_norm`` is over d.
         d_entropy: ``exp(-sum p ln p)`` with ``p = lambda / sum lambda``; ``d_entropy_norm`` is over d.
         stable_rank: ``sum lambda / lambda_1``.
@@ -56,9 +70,13 @@ class Spectrum:
         near_rank_one: ``top1_share >= 0.99 and k90 <= 1``.
         most_negative: The lowest eigenvalue before clipping, 0 when none was negative.
         status: ``"ok"``, ``"rank deficient"`` (``count - 1 < d``: trailing eigenvalues are not estimates of
-            anything), ``"zero"`` (no variance) or ``"too few rows"`` (``count < 2``); the last two have NaN
-            metrics.
+            anything), ``"sketch"``, ``"zero"`` (no variance) or ``"too few rows"`` (``count < 2``); the last
+            two have NaN metrics.
         warnings: One sentence for each value that should not be taken at its face.
+        bounds: Of a sketch: lowest and highest value of ``d_pr``, ``d_entropy``, ``stable_rank``, the shares,
+            ``k90`` and ``k95``. Empty otherwise.
+        d_pr_error: Standard error of ``d_pr`` over the random test vectors of a sketch, at a fixed sketch;
+            NaN where there is none. Not the sampling error of the rows.
     """
 
     eigenvalues: FloatArray
@@ -81,6 +99,8 @@ class Spectrum:
     most_negative: float
     status: str
     warnings: tuple[str, ...]
+    bounds: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+    d_pr_error: float = float("nan")
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -90,7 +110,9 @@ class Spectrum:
     def to_dict(self) -> dict[str, Any]:
         """Every field as plain Python values, arrays and tuples as lists."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {**fields, "eigenvalues": self.eigenvalues.tolist(), "warnings": list(self.warnings)}
+        bounds = {name: list(pair) for name, pair in self.bounds.items()}
+        lists = {"eigenvalues": self.eigenvalues.tolist(), "warnings": list(self.warnings), "bounds": bounds}
+        return {**fields, **lists}
 
 
 def spectrum(
@@ -104,17 +126,24 @@ def spectrum(
 
     Args:
         covariance_or_eigenvalues: An object with ``.covariance()`` and ``.count``, a symmetric positive
-            semi-definite ``[d, d]`` array, or ``[d]`` eigenvalues in any order.
+            semi-definite ``[d, d]`` array, ``[d]`` eigenvalues in any order, or a sketch
+            (:class:`repgeom.NystromSketch`, :class:`repgeom.FrequentDirections`, or what the first one
+            reads).
         count: Rows the covariance was estimated from; by default the object's own count.
         resolution: Eigenvalues below it are rounding noise of the covariance; by default the object's own
             resolution, else 0. They do not count in ``rank`` and the slope.
-        compat: ``"representation-geometry"`` for the peer's slope and tie rules.
+        compat: ``"representation-geometry"`` for the peer's slope and tie rules; not for a sketch.
 
     Raises:
-        ValueError: NaN or inf, an asymmetric or non-square matrix, another number of axes, or d = 0.
+        ValueError: NaN or inf, an asymmetric or non-square matrix, another number of axes, d = 0, or a sketch
+            with ``compat``.
     """
-    is_peer(compat)
+    peer = is_peer(compat)
     source = covariance_or_eigenvalues
+    if isinstance(source, (SketchedSpectrum, NystromSketch, FrequentDirections)):
+        if peer:
+            raise refusal(f"compat={compat!r} needs all eigenvalues", f"a {type(source).__name__}")
+        return _of_sketch(source, _checked_count(count), resolution or 0.0)
     streamed = hasattr(source, "covariance") and hasattr(source, "count")
     count = _checked_count(source.count if streamed and count is None else count)
     if streamed and count is not None and count < 2:
@@ -173,10 +202,67 @@ def _measured(
     )
 
 
-def _undefined(values: FloatArray, count: float | None, lowest: float, status: str) -> Spectrum:
+def _of_sketch(
+    sketch: SketchedSpectrum | NystromSketch | FrequentDirections, count: float | None, resolution: float
+) -> Spectrum:
+    dim = len(sketch.vectors) if isinstance(sketch, SketchedSpectrum) else sketch.dim
+    count = sketch.count if count is None else count
+    if count < 2:
+        return _undefined(np.full(dim, np.nan), count, 0.0, "too few rows")
+    d_pr = d_pr_error = float("nan")
+    if isinstance(sketch, FrequentDirections):
+        pairs = sketch.eigenpairs(min(dim, sketch.directions))
+        values, trace = pairs.values, pairs.trace
+    else:
+        found = sketch.read() if isinstance(sketch, NystromSketch) else sketch
+        values, trace, d_pr, d_pr_error = found.values, found.trace, found.d_pr, found.d_pr_error
+    if not trace > 0:
+        return _undefined(np.zeros(len(values)), count, 0.0, "zero", dim)
+    rank = int(np.sum(values > max(dim * _EPS * values[0], resolution)))
+    # A covariance of n rows has at most n - 1 eigenvalues above 0.
+    extremes = extreme_spectra(values, trace, min(dim, max(sketch.count - 1, 1)))
+    flattest, steepest = (_metrics(lam, 0, None) for lam in extremes)
+    bounds = {
+        name: (min(flattest[name], steepest[name]), max(flattest[name], steepest[name])) for name in BOUNDED
+    }
+    metrics = _undefined_metrics()
+    metrics |= {name: bounds[name][0] for name in ("top1_share", "top10_share", "top32_share")}
+    metrics |= {name: bounds[name][0] for name in ("k90", "k95") if bounds[name][0] == bounds[name][1]}
+    metrics["stable_rank"] = bounds["stable_rank"][1]
+    metrics["d_pr"] = float(np.clip(d_pr, *bounds["d_pr"]))
+    metrics["d_pr_norm"] = metrics["d_pr"] / dim
     return Spectrum(
         eigenvalues=values,
-        dim=len(values),
+        dim=dim,
+        count=count,
+        rank=min(rank, int(count) - 1),
+        d_pr_debiased=float("nan"),
+        near_rank_one=bool(metrics["top1_share"] >= 0.99),
+        most_negative=0.0,
+        status="sketch",
+        warnings=tuple(_sketch_warnings(len(values), dim, count, 1 - float(values.sum()) / trace)),
+        bounds=bounds,
+        d_pr_error=d_pr_error,
+        **metrics,
+    )
+
+
+def _sketch_warnings(columns: int, dim: int, count: float, missing: float) -> Iterator[str]:
+    yield (
+        f"a sketch: d_pr is an estimate, shares and stable_rank are bounds, {columns} of {dim} eigenvalues "
+        f"are known from below and {max(0.0, missing):.2%} of the variance lies elsewhere; d_entropy, slope "
+        "and d_pr_debiased need all eigenvalues"
+    )
+    if count < 10 * dim:
+        yield f"{count} rows for {dim} dimensions: dimensions are biased low; 10 rows per dimension are safer"
+
+
+def _undefined(
+    values: FloatArray, count: float | None, lowest: float, status: str, dim: int | None = None
+) -> Spectrum:
+    return Spectrum(
+        eigenvalues=values,
+        dim=len(values) if dim is None else dim,
         count=count,
         rank=0,
         d_pr_debiased=float("nan"),

@@ -15,8 +15,9 @@ from tqdm import tqdm
 from repgeom.checks import check_integer, is_peer
 from repgeom.collect import Collector, LayerStatistics
 from repgeom.interrupts import announce, deferred_interrupt
+from repgeom.layer_moments import MomentsPolicy
 from repgeom.metadata import model_key
-from repgeom.metrics import needs, parse_diagnostics, parse_metrics, parse_pool
+from repgeom.metrics import in_full, needs, parse_diagnostics, parse_metrics, parse_pool
 from repgeom.outcome import MeasurementWarning, RunInterrupted, conclude
 from repgeom.pooling import SequenceSample
 from repgeom.readings import Settings
@@ -49,6 +50,7 @@ def analyze_activations(
     compat: str | None = None,
     seed: int = 0,
     threads: int | None = None,
+    memory_limit: int | None = None,
     model_label: str = "stored activations",
     run_name: str | None = None,
     dataset_name: str | None = None,
@@ -83,6 +85,7 @@ def analyze_activations(
         compat: As there.
         seed: As there.
         threads: As there.
+        memory_limit: As there.
         model_label: How tables call what the activations come from.
         run_name: Recorded; also the default folder.
         dataset_name: Recorded.
@@ -122,6 +125,9 @@ def analyze_activations(
         TokenSample(sample_limit, seed=seed, first=is_peer(compat)),
         threads,
         moments=bool(OF_COVARIANCE & needs(names)),
+        moments_policy=MomentsPolicy.of_run(
+            memory_limit, novelty_k=novelty_k, in_full=in_full(names, compat)
+        ),
         sequences=SequenceSample(TokenSample(sequence_limit, seed=seed)) if poolings else None,
         poolings=poolings,
     )
@@ -144,6 +150,7 @@ def analyze_activations(
         "stored_files": {name: list(files) for name, files in stored.files.items()},
         "compat": compat,
         "seed": seed,
+        "memory_limit": memory_limit,
         **({} if run_metadata is None else {"run_metadata": dict(run_metadata)}),
     }
     with deferred_interrupt(announce) as pressed:

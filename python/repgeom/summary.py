@@ -48,7 +48,12 @@ COLUMNS = (
     Column("d_pr", "dim (PR)", _fixed(1), "participation ratio of the covariance eigenvalues"),
     Column("d_entropy", "dim (entropy)", _fixed(1), "exp of the spectral entropy"),
     Column("top1_share", "top 1", lambda value: f"{value:.1%}", "variance in the first direction"),
-    Column("k90", "k90", _fixed(0), "directions that hold 90 % of the variance"),
+    Column(
+        "k90",
+        "k90",
+        lambda value: "-" if value < 0 else f"{value:,.0f}",
+        "directions that hold 90 % of the variance",
+    ),
     Column("linear_cka", "CKA next", _fixed(3), "{cka} linear CKA with the next measured layer"),
     Column("feature_subspace_novelty", "novelty next", _fixed(3), "mean sine of the angles to its subspace"),
     Column("d_pr_norm", "PR / d", _fixed(3), "dim (PR) as a share of the width d"),
