@@ -147,45 +147,35 @@ bool KrylovSpace::cholesky_pass(Block& y, double floor, SmallMatrix& r) {
     return true;
 }
 
-void KrylovSpace::draw(const Block& y, index_t j) {
-    const Block fresh(y.rows(), 1);
-    fill_normal(fresh, 1, options_.seed, options_.stream + draws_++, *team_);
-    for (index_t i = 0; i < y.rows(); ++i) y.at(i, j) = fresh.at(i, 0);
-    ++random_columns_;
-}
-
-// Gram-Schmidt, column by column and as often as it takes: a column that is no
-// longer than `floor` is rounding noise, and a random one takes its place.
-void KrylovSpace::one_by_one(const Block& y, double floor, SmallMatrix& h, SmallMatrix& r) {
+// Gram-Schmidt inside the block, column by column and as often as it takes: y =
+// q r with q in the place of y. A column that is no longer than `floor` is
+// rounding noise: a random one, of length 1 and not yet orthogonal, takes its
+// place.
+void KrylovSpace::one_by_one(const Block& y, double floor, SmallMatrix& r) {
     const index_t d = y.rows();
-    h = SmallMatrix::Zero(columns(), y.columns());
     r = SmallMatrix::Zero(y.columns(), y.columns());
+    Block fresh;
     for (index_t j = 0; j < y.columns(); ++j) {
         double* v = column(y, j);
-        bool drawn = false;
-        for (double before = norm(v, d);;) {
-            for (index_t i = 0; i < columns(); ++i) {
-                const double found = remove(column(basis_, i), v, d);
-                if (!drawn) h(i, j) += found;
-            }
-            for (index_t i = 0; i < j; ++i) {
-                const double found = remove(column(y, i), v, d);
-                if (!drawn) r(i, j) += found;
-            }
-            const double after = norm(v, d);
-            if (!drawn && !(after > floor)) {
-                draw(y, j);
-                drawn = true;
-                before = std::numeric_limits<double>::infinity();
-                continue;
-            }
-            if (after > 0.7 * before) {
-                for (index_t i = 0; i < d; ++i) v[i * panel_width] /= after;
-                if (!drawn) r(j, j) = after;
-                break;
-            }
-            before = after;
+        double before = norm(v, d), after = before;
+        for (bool again = true; again && after > floor; before = after) {
+            for (index_t i = 0; i < j; ++i)
+                if (r(i, i) > 0) r(i, j) += remove(column(y, i), v, d);
+            after = norm(v, d);
+            again = !(after > 0.7 * before);
         }
+        if (after > floor) {
+            r(j, j) = after;
+        } else {
+            if (fresh.rows() == 0) {
+                fresh = Block(d, y.panels());
+                fill_normal(fresh, fresh.columns(), options_.seed, options_.stream + draws_++, *team_);
+            }
+            for (index_t i = 0; i < d; ++i) v[i * panel_width] = fresh.at(i, j);
+            after = norm(v, d);
+            ++random_columns_;
+        }
+        for (index_t i = 0; i < d; ++i) v[i * panel_width] /= after;
     }
 }
 
@@ -194,16 +184,14 @@ void KrylovSpace::one_by_one(const Block& y, double floor, SmallMatrix& h, Small
 SmallMatrix KrylovSpace::orthonormalize(Block& y, SmallMatrix& h) {
     const double floor =
         10 * std::numeric_limits<double>::epsilon() * std::sqrt(static_cast<double>(y.rows())) * scale_;
-    SmallMatrix first = SmallMatrix::Identity(y.columns(), y.columns()), second, more;
-    double noise = floor;
-    if (cholesky_pass(y, floor, first)) {
-        h += project_out(y) * first;
-        if (cholesky_pass(y, 0.1, second)) return second * first;
-        noise = 1e-3;  // of a column of length 1
+    SmallMatrix all, more;
+    if (!cholesky_pass(y, floor, all)) one_by_one(y, floor, all);
+    while (true) {
+        h += project_out(y) * all;
+        if (cholesky_pass(y, 0.1, more)) return more * all;
+        one_by_one(y, 1e-3, more);  // of columns of length 1
+        all = more * all;
     }
-    one_by_one(y, noise, more, second);
-    h += more * first;
-    return second * first;
 }
 
 std::pair<Eigen::VectorXd, SmallMatrix> KrylovSpace::ritz() const {

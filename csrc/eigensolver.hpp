@@ -74,8 +74,7 @@ class KrylovSpace {
     void record(const SmallMatrix& coefficients);
     SmallMatrix project_out(const Block& y);
     bool cholesky_pass(Block& y, double floor, SmallMatrix& r);
-    void one_by_one(const Block& y, double floor, SmallMatrix& h, SmallMatrix& r);
-    void draw(const Block& y, index_t column);
+    void one_by_one(const Block& y, double floor, SmallMatrix& r);
     SmallMatrix orthonormalize(Block& y, SmallMatrix& h);
 
     Operator op_;

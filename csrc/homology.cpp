@@ -10,6 +10,7 @@
 #include "denormals.hpp"
 #include "homology_bars.hpp"
 #include "homology_distances.hpp"
+#include "homology_field.hpp"
 #include "homology_input.hpp"
 #include "homology_links.hpp"
 #include "homology_reducer.hpp"
@@ -22,19 +23,11 @@ namespace {
 constexpr index_t most_dense = 65535;
 constexpr int most_dimensions = 30;
 
-bool is_prime(int p) {
-    if (p < 2) return false;
-    for (int q = 2; q * q <= p; ++q)
-        if (p % q == 0) return false;
-    return true;
-}
-
 void check_options(const RipsOptions& options) {
     require(options.max_dim >= 0 && options.max_dim <= most_dimensions,
             "max_dim must be from 0 to " + std::to_string(most_dimensions), options.max_dim);
     require(options.kernels != nullptr, "kernels must be given", "none");
-    require(is_prime(options.field) && options.field <= 251, "coefficients must be a prime up to 251",
-            options.field);
+    const PrimeField field(options.field);  // refuses what is none
     require(options.threshold >= 0, "threshold must be at least 0", options.threshold);
     require(options.min_persistence >= 0 && std::isfinite(options.min_persistence),
             "min_persistence must be at least 0 and finite", options.min_persistence);
@@ -85,11 +78,8 @@ class Rips {
         switch (cloud_.kind) {
             case CloudKind::points:
                 return of_points(team);
-            case CloudKind::square: {
-                const CheckedDistances distances = check_square(cloud_.values, watch_);
-                note(distances);
-                return filtration_of_square(distances.data, result_.n, options_.threshold, watch_);
-            }
+            case CloudKind::square:
+                return of_square(team);
             case CloudKind::condensed: {
                 const CheckedDistances distances = check_condensed(cloud_.values, result_.n, watch_);
                 note(distances);
@@ -104,12 +94,38 @@ class Rips {
         }
     }
 
+    // Distances that are read in place are checked and sorted at the same time.
+    Filtration of_square(ThreadTeam& team) {
+        const MatrixView& view = cloud_.values;
+        CheckedDistances distances;
+        Filtration filtration;
+        const bool in_place = view.dtype == Dtype::float32 && view.columns == result_.n &&
+                              (view.row_stride == result_.n || result_.n == 1);
+        if (in_place) {
+            team.run(2, [&](index_t task, int) {
+                if (task == 0)
+                    distances = check_square(view, watch_);
+                else
+                    filtration = sorted(static_cast<const float*>(view.data));
+            });
+        } else {
+            distances = check_square(view, watch_);
+        }
+        note(distances);
+        if (!in_place || !distances.copy.empty()) filtration = sorted(distances.data);
+        return filtration;
+    }
+
+    Filtration sorted(const float* square) const {
+        return filtration_of_square(square, result_.n, options_.threshold, watch_);
+    }
+
     Filtration of_points(ThreadTeam& team) {
         const auto n = static_cast<std::size_t>(result_.n);
         const auto distances = uninitialized<float>(n * n);
         result_.error_bound = pairwise_distances(cloud_.values, options_.metric, options_.exponent,
                                                  *options_.kernels, team, watch_, distances.get());
-        return filtration_of_square(distances.get(), result_.n, options_.threshold, watch_);
+        return sorted(distances.get());
     }
 
     void note(const CheckedDistances& distances) {

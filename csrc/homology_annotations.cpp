@@ -6,19 +6,6 @@
 
 namespace repgeom {
 
-LinkField::LinkField(int prime) : prime_(static_cast<std::uint32_t>(prime)) {
-    const auto has_divisor = [&] {
-        for (int d = 2; d * d <= prime; ++d)
-            if (prime % d == 0) return true;
-        return false;
-    };
-    require(prime >= 2 && prime <= 251 && !has_divisor(), "the field must be a prime from 2 to 251", prime);
-    inverses_.assign(prime_, 0);
-    for (std::uint32_t a = 1; a < prime_; ++a)
-        for (std::uint32_t b = 1; b < prime_; ++b)
-            if (product(a, b) == 1) inverses_[a] = b;
-}
-
 template <bool binary>
 Annotations<binary>::Annotations(int field) : field_(field) {
     reset();

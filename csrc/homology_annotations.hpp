@@ -10,26 +10,11 @@
 #include <utility>
 #include <vector>
 
-#include "types.hpp"
+#include "homology_field.hpp"
 
 namespace repgeom {
 
 using class_t = std::uint32_t;
-
-// Arithmetic modulo a prime up to 251.
-class LinkField {
-  public:
-    explicit LinkField(int prime);
-
-    std::uint32_t prime() const { return prime_; }
-    std::uint32_t product(std::uint32_t a, std::uint32_t b) const { return a * b % prime_; }
-    std::uint32_t negative(std::uint32_t a) const { return a == 0 ? 0 : prime_ - a; }
-    std::uint32_t inverse(std::uint32_t a) const { return inverses_[a]; }
-
-  private:
-    std::uint32_t prime_;
-    std::vector<std::uint32_t> inverses_;
-};
 
 // binary: over Z/2, where entries need no coefficients.
 template <bool binary>
@@ -54,7 +39,7 @@ class Annotations {
     // Brings the vectors to normal form and forgets all others, which changes the ids.
     void compact(std::vector<id_t>& ids);
 
-    const LinkField& field() const { return field_; }
+    const PrimeField& field() const { return field_; }
 
   private:
     using Entry = std::conditional_t<binary, std::uint32_t, std::uint64_t>;  // class, then coefficient
@@ -93,7 +78,7 @@ class Annotations {
     static constexpr id_t alive = 0xffffffffu;
     static constexpr std::size_t least_crowd = std::size_t{1} << 22;
 
-    LinkField field_;
+    PrimeField field_;
     Entries entries_;
     std::vector<Vector> vectors_;
     std::vector<id_t> table_;      // ids by hash; 0 is an empty place

@@ -35,21 +35,27 @@ void in_parts(std::size_t count, const Watch& watch, const Visit& visit) {
     }
 }
 
-// Stable, by length: three passes of 11 bits, without those in which all keys agree.
+// Stable, by length: as many passes of 12 bits as the lengths have above the least of them.
 void sort_by_length(std::unique_ptr<Key[]>& keys, std::size_t count, const Watch& watch) {
-    constexpr int digits = 3, bits = 11;
-    constexpr std::size_t buckets = std::size_t{1} << bits;
-    std::vector<std::array<std::size_t, buckets>> counts(digits);
-    const auto digit = [](Key key, int d) { return (key >> (32 + bits * d)) & (buckets - 1); };
+    constexpr int most_bits = 12;
+    if (count == 0) return;
+    Key least = keys[0], most = keys[0];
     in_parts(count, watch, [&](std::size_t i) {
-        for (int d = 0; d < digits; ++d) ++counts[d][digit(keys[i], d)];
+        least = std::min(least, keys[i]);
+        most = std::max(most, keys[i]);
     });
-    std::unique_ptr<Key[]> other;
+    const Key first = least >> 32;
+    const int bits = static_cast<int>(std::bit_width((most >> 32) - first));
+    if (bits == 0) return;
+    const int digits = (bits + most_bits - 1) / most_bits, width = (bits + digits - 1) / digits;
+    const Key mask = (Key{1} << width) - 1;
+    const auto digit = [&](Key key, int d) { return (((key >> 32) - first) >> (width * d)) & mask; };
+    auto other = uninitialized<Key>(count);
     for (int d = 0; d < digits; ++d) {
-        if (count == 0 || counts[d][digit(keys[0], d)] == count) continue;
-        if (!other) other = uninitialized<Key>(count);
-        std::exclusive_scan(counts[d].begin(), counts[d].end(), counts[d].begin(), std::size_t{0});
-        in_parts(count, watch, [&](std::size_t i) { other[counts[d][digit(keys[i], d)]++] = keys[i]; });
+        std::vector<std::size_t> places(static_cast<std::size_t>(mask) + 1, 0);
+        in_parts(count, watch, [&](std::size_t i) { ++places[digit(keys[i], d)]; });
+        std::exclusive_scan(places.begin(), places.end(), places.begin(), std::size_t{0});
+        in_parts(count, watch, [&](std::size_t i) { other[places[digit(keys[i], d)]++] = keys[i]; });
         std::swap(keys, other);
     }
 }

@@ -41,7 +41,7 @@ LinkLayout choose_layout(index_t n, index_t edges) {
 LinkResult reduce_links(const Filtration& filtration, const LinkOptions& options, LinkLayout layout,
                         ThreadTeam& team, Watch& watch) {
     LinkResult result;
-    const LinkField field(options.field);  // refuses what is none
+    const PrimeField field(options.field);  // refuses what is none
     result.loops.dim = 1;
     if (!options.loops) {
         follow_components(filtration, watch, result);

@@ -16,15 +16,8 @@ using namespace reducer;
 
 constexpr index_t edges_per_task = 4096;
 
-bool is_prime(int number) {
-    for (int divisor = 2; divisor * divisor <= number; ++divisor)
-        if (number % divisor == 0) return false;
-    return number >= 2;
-}
-
 void check(const ReducerOptions& options) {
-    require(is_prime(options.field) && options.field <= 251, "field must be a prime up to 251",
-            options.field);
+    const PrimeField field(options.field);  // refuses what is none
     require(options.min_dim == 1 || options.min_dim == 2, "min_dim must be 1 or 2", options.min_dim);
     require(options.min_dim == 1 || options.killers != nullptr,
             "with min_dim 2 the triangles that destroy loops must be given", "none");

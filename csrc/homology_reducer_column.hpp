@@ -50,7 +50,6 @@ class ColumnReducer {
 
     const std::vector<Column>& columns() const { return columns_; }
     const Entry* cochain(const Column& column) const { return store_.data() + column.start; }
-    const PivotTable<Key>& pivots() const { return pivots_; }
     PivotTable<Key> take_pivots() { return std::move(pivots_); }
     const Keys<Key>& simplices() const { return simplices_; }
     const Keys<Key>& cofacets() const { return cofacets_; }

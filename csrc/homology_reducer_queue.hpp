@@ -5,30 +5,11 @@
 #include <bit>
 #include <vector>
 
+#include "homology_field.hpp"
 #include "homology_filtration.hpp"
 #include "homology_reducer_keys.hpp"
 
 namespace repgeom::reducer {
-
-// Integers modulo a prime up to 251.
-class PrimeField {
-  public:
-    explicit PrimeField(int prime) : prime_(static_cast<std::uint32_t>(prime)), inverses_(prime_) {
-        for (std::uint32_t a = 1; a < prime_; ++a)
-            for (std::uint32_t b = 1; b < prime_; ++b)
-                if (a * b % prime_ == 1) inverses_[a] = b;
-    }
-
-    std::uint32_t add(std::uint32_t a, std::uint32_t b) const { return (a + b) % prime_; }
-    std::uint32_t product(std::uint32_t a, std::uint32_t b) const { return a * b % prime_; }
-    std::uint32_t negative(std::uint32_t a) const { return a == 0 ? 0 : prime_ - a; }
-    std::uint32_t inverse(std::uint32_t a) const { return inverses_[a]; }
-    std::uint32_t with_sign(std::uint32_t a, int parity) const { return parity & 1 ? negative(a) : a; }
-
-  private:
-    std::uint32_t prime_;
-    std::vector<std::uint32_t> inverses_;
-};
 
 // A simplex and its coefficient; modulo 2 there is no room for one.
 template <typename Key, bool binary>
@@ -85,7 +66,6 @@ class TermQueue {
         used_ |= std::uint64_t{1} << level;
     }
 
-    // Takes one of the entries with the smallest key; false if there is none.
     // All entries with the smallest key; empty if there are none.
     std::vector<Entry>& smallest() {
         if (equal_.empty() && used_ != 0) descend();

@@ -20,15 +20,15 @@ const SurfaceKernels& surface_kernels(const KernelTable* table) {
 
 }  // namespace
 
-ColumnReducer::ColumnReducer(const Filtration& filtration, const RankTable& ranks,
-                             const SurfaceKernels& kernels, const SurfaceOptions& options,
-                             const Columns& columns, Watch& watch)
+SurfaceReducer::SurfaceReducer(const Filtration& filtration, const RankTable& ranks,
+                               const SurfaceKernels& kernels, const SurfaceOptions& options,
+                               const Columns& columns, Watch& watch)
     : filtration_(filtration),
       ranks_(ranks),
       kernels_(kernels),
       columns_(columns),
       watch_(watch),
-      field_(static_cast<std::uint32_t>(options.field)),
+      field_(options.field),
       n_edges_(static_cast<rank_t>(filtration.edges.size())),
       budget_(options.field == 2 ? options.bitsets_after : -1),
       forests_(filtration, ranks, kernels),
@@ -36,16 +36,10 @@ ColumnReducer::ColumnReducer(const Filtration& filtration, const RankTable& rank
       vertices_(static_cast<std::size_t>(ranks.stride() + ranks_per_line)),
       maxima_(vertices_.size()),
       values_(static_cast<std::size_t>(filtration.n), 0),
-      counts_(field_, 0) {}
-
-std::uint32_t ColumnReducer::inverse(std::uint32_t value) const {
-    std::uint32_t power = 1;
-    for (std::uint32_t i = 2; i < field_; ++i) power = power * value % field_;
-    return power;
-}
+      counts_(field_.prime(), 0) {}
 
 // Entries of the edge `here` go to the group, later ones into the queue.
-void ColumnReducer::add_coboundary(const Triangle& triangle, rank_t low, rank_t here) {
+void SurfaceReducer::add_coboundary(const Triangle& triangle, rank_t low, rank_t here) {
     watch_.check();
     const Edge ends = filtration_.edges[triangle.edge];
     const vertex_t u = ends.u, v = ends.v, w = triangle.vertex;
@@ -69,7 +63,7 @@ void ColumnReducer::add_coboundary(const Triangle& triangle, rank_t low, rank_t 
             std::swap(x, z);
             odd = !odd;
         }
-        const CochainEntry entry{x << 16 | z, odd ? triangle.value : negative(triangle.value)};
+        const CochainEntry entry{x << 16 | z, odd ? triangle.value : field_.negative(triangle.value)};
         if (rank == here)
             group_.push_back(entry);
         else
@@ -77,20 +71,20 @@ void ColumnReducer::add_coboundary(const Triangle& triangle, rank_t low, rank_t 
     }
 }
 
-void ColumnReducer::compress_group() {
+void SurfaceReducer::compress_group() {
     std::sort(group_.begin(), group_.end(),
               [](const CochainEntry& a, const CochainEntry& b) { return a.pair < b.pair; });
     std::size_t kept = 0;
     for (std::size_t i = 0; i < group_.size();) {
         CochainEntry sum{group_[i].pair, 0};
         for (; i < group_.size() && group_[i].pair == sum.pair; ++i) sum.value += group_[i].value;
-        sum.value %= field_;
+        sum.value %= field_.prime();
         if (sum.value != 0) group_[kept++] = sum;
     }
     group_.resize(kept);
 }
 
-void ColumnReducer::compress(Chain& chain) const {
+void SurfaceReducer::compress(Chain& chain) const {
     std::sort(chain.begin(), chain.end(), [](const Triangle& a, const Triangle& b) {
         return a.edge != b.edge ? a.edge < b.edge : a.vertex < b.vertex;
     });
@@ -99,22 +93,22 @@ void ColumnReducer::compress(Chain& chain) const {
         const Triangle first = chain[i];
         std::uint32_t sum = 0;
         for (; i < chain.size() && chain[i].edge == first.edge && chain[i].vertex == first.vertex; ++i)
-            sum = (sum + chain[i].value) % field_;
+            sum = field_.add(sum, chain[i].value);
         if (sum != 0) chain[kept++] = {first.edge, first.vertex, static_cast<std::uint16_t>(sum)};
     }
     chain.resize(kept);
 }
 
-void ColumnReducer::normalize(Chain& chain, std::uint32_t value) const {
+void SurfaceReducer::normalize(Chain& chain, std::uint32_t value) const {
     if (value == 1) return;
-    const std::uint32_t factor = inverse(value);
+    const std::uint32_t factor = field_.inverse(value);
     for (Triangle& triangle : chain)
-        triangle.value = static_cast<std::uint16_t>(triangle.value * factor % field_);
+        triangle.value = static_cast<std::uint16_t>(field_.product(triangle.value, factor));
 }
 
 // The next window; false if there is none. Wide enough for entries to outweigh the walk over the chain, not
 // so wide that they leave the cache.
-bool ColumnReducer::widen(Chain& chain) {
+bool SurfaceReducer::widen(Chain& chain) {
     if (high_ == n_edges_) return false;
     report(high_);
     compress(chain);
@@ -128,13 +122,13 @@ bool ColumnReducer::widen(Chain& chain) {
 }
 
 // Takes triangles of the edge, so that no entry on the spanning forest of its link is left.
-void ColumnReducer::integrate(rank_t rank, Chain& chain) {
+void SurfaceReducer::integrate(rank_t rank, Chain& chain) {
     const Forest& forest = forests_.of(rank);
     bool any = false;
     for (const CochainEntry& entry : group_) {
         const vertex_t x = entry.pair >> 16, y = entry.pair & 0xffff;
         if (forest.parents[y] == x)
-            values_[y] = negative(entry.value);
+            values_[y] = field_.negative(entry.value);
         else if (forest.parents[x] == y)
             values_[x] = entry.value;
         else
@@ -145,14 +139,14 @@ void ColumnReducer::integrate(rank_t rank, Chain& chain) {
     std::fill(counts_.begin(), counts_.end(), 0);
     for (const std::uint16_t x : forest.order) {
         const std::uint16_t parent = forest.parents[x];
-        if (parent != Forest::none) values_[x] = (values_[x] + values_[parent]) % field_;
+        if (parent != Forest::none) values_[x] = field_.add(values_[x], values_[parent]);
         ++counts_[values_[x]];
     }
     // A constant more on the whole link is the coboundary of the edge: the fewer triangles, the better.
     const auto shift =
         static_cast<std::uint32_t>(std::max_element(counts_.begin(), counts_.end()) - counts_.begin());
     for (const std::uint16_t x : forest.order) {
-        const std::uint32_t value = (values_[x] + negative(shift)) % field_;
+        const std::uint32_t value = field_.add(values_[x], field_.negative(shift));
         values_[x] = 0;
         if (value == 0) continue;
         chain.push_back({rank, x, static_cast<std::uint16_t>(value)});
@@ -162,7 +156,7 @@ void ColumnReducer::integrate(rank_t rank, Chain& chain) {
 }
 
 // All entries with the largest edge `rank` at once.
-Pivot ColumnReducer::reduce_group(rank_t rank, Chain& chain) {
+Pivot SurfaceReducer::reduce_group(rank_t rank, Chain& chain) {
     group_.clear();
     queue_.drain(rank, group_);
     compress_group();
@@ -178,7 +172,8 @@ Pivot ColumnReducer::reduce_group(rank_t rank, Chain& chain) {
             return pivot;
         }
         for (Triangle triangle : found->second) {
-            triangle.value = static_cast<std::uint16_t>(triangle.value * negative(value) % field_);
+            triangle.value =
+                static_cast<std::uint16_t>(field_.product(triangle.value, field_.negative(value)));
             chain.push_back(triangle);
             add_coboundary(triangle, rank, rank);
         }
@@ -191,7 +186,7 @@ Pivot ColumnReducer::reduce_group(rank_t rank, Chain& chain) {
     return {};
 }
 
-Pivot ColumnReducer::reduce_entries(rank_t birth, Chain& chain) {
+Pivot SurfaceReducer::reduce_entries(rank_t birth, Chain& chain) {
     for (;;) {
         const rank_t rank = queue_.top();
         // Bitsets start where every triangle of the chain has an earlier edge.
@@ -206,7 +201,7 @@ Pivot ColumnReducer::reduce_entries(rank_t birth, Chain& chain) {
     }
 }
 
-Pivot ColumnReducer::reduce_bitsets(rank_t edge, Chain& chain) {
+Pivot SurfaceReducer::reduce_bitsets(rank_t edge, Chain& chain) {
     constexpr index_t words_between_checks = 10000000;
     if (!cocycle_) cocycle_.emplace(filtration_, ranks_, kernels_);
     cocycle_->start(edge);
@@ -232,13 +227,13 @@ Pivot ColumnReducer::reduce_bitsets(rank_t edge, Chain& chain) {
 }
 
 // A column that has come to `edge` counts as that part of a column.
-void ColumnReducer::report(rank_t edge) {
+void SurfaceReducer::report(rank_t edge) {
     watch_.check();
     const double part = static_cast<double>(edge) / static_cast<double>(n_edges_);
     watch_.report((done_ + part) / all_);
 }
 
-Pivot ColumnReducer::reduce(const RootTriangle& candidate, Chain& chain, std::size_t done, std::size_t all) {
+Pivot SurfaceReducer::reduce(const RootTriangle& candidate, Chain& chain, std::size_t done, std::size_t all) {
     done_ = static_cast<double>(done);
     all_ = static_cast<double>(all);
     queue_.clear();
@@ -259,7 +254,7 @@ Bars reduce_surfaces(const Filtration& filtration, const std::vector<RootTriangl
     if (candidates.empty()) return bars;
     const RankTable ranks(filtration, watch);
     Columns columns;
-    ColumnReducer reducer(filtration, ranks, surface_kernels(options.kernels), options, columns, watch);
+    SurfaceReducer reducer(filtration, ranks, surface_kernels(options.kernels), options, columns, watch);
     std::vector<Pivot> pivots(candidates.size());
     for (std::size_t i = candidates.size(); i-- > 0;) {
         Chain chain;

@@ -5,6 +5,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "homology_field.hpp"
 #include "homology_surfaces.hpp"
 #include "homology_surfaces_cocycle.hpp"
 #include "homology_surfaces_queue.hpp"
@@ -24,10 +25,10 @@ using Chain = std::vector<Triangle>;
 // Reduced columns by their pivots, where they are scaled to have the value 1.
 using Columns = std::unordered_map<std::uint64_t, Chain>;
 
-class ColumnReducer {
+class SurfaceReducer {
   public:
-    ColumnReducer(const Filtration& filtration, const RankTable& ranks, const SurfaceKernels& kernels,
-                  const SurfaceOptions& options, const Columns& columns, Watch& watch);
+    SurfaceReducer(const Filtration& filtration, const RankTable& ranks, const SurfaceKernels& kernels,
+                   const SurfaceOptions& options, const Columns& columns, Watch& watch);
 
     // The pivot of the column of `candidate`, with edge `no_rank` where nothing is left; `chain` gets the
     // triangles of the reduced column. `done` of `all` columns are done.
@@ -45,15 +46,12 @@ class ColumnReducer {
     void report(rank_t edge);
     void normalize(Chain& chain, std::uint32_t value) const;
 
-    std::uint32_t negative(std::uint32_t value) const { return value == 0 ? 0 : field_ - value; }
-    std::uint32_t inverse(std::uint32_t value) const;
-
     const Filtration& filtration_;
     const RankTable& ranks_;
     const SurfaceKernels& kernels_;
     const Columns& columns_;
     Watch& watch_;
-    std::uint32_t field_;
+    PrimeField field_;
     rank_t n_edges_;
     index_t budget_;
     Forests forests_;

@@ -20,7 +20,6 @@ class Bits {
     void grow(index_t words) { lines_.resize(static_cast<std::size_t>(words / words_per_line)); }
     word_t* data() { return reinterpret_cast<word_t*>(lines_.data()); }
     const word_t* data() const { return reinterpret_cast<const word_t*>(lines_.data()); }
-    index_t words() const { return static_cast<index_t>(lines_.size()) * words_per_line; }
 
   private:
     struct alignas(64) Line {

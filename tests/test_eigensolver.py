@@ -167,13 +167,29 @@ def test_a_stopped_search_says_so():
     assert np.isfinite(found.values).all()
 
 
-def test_auto_turns_to_the_dense_method():
-    few = top_eigenpairs(with_spectrum(SPECTRA["1/i"])[0], 200)
-    assert few.method == "dense"
-    matrix, _ = with_spectrum(1 + 1e-9 * np.linspace(1, 0, 600))
-    flat = top_eigenpairs(matrix, 20, tol=1e-13)
-    assert flat.method == "dense"
-    assert flat.converged.all()
+@pytest.mark.parametrize(
+    ("values", "k", "tol"),
+    [
+        (1 / RANKS, 200, 1e-8),  # too many pairs: before any product
+        (np.linspace(1, 0.9, 600), 130, 1e-6),  # no decay: after a first space
+        (1 + np.cos(np.pi * (np.arange(600) + 0.5) / 600), 1, 1e-12),  # the worst case: in the end
+    ],
+)
+def test_auto_turns_to_the_dense_method(values: np.ndarray, k: int, tol: float):
+    matrix, _ = with_spectrum(values)
+    found = top_eigenpairs(matrix, k, tol=tol)
+    check_certificates(matrix, found)
+    assert found.method == "dense"
+    assert np.abs(found.values - values[:k]).max() <= 1e-13
+
+
+@pytest.mark.parametrize("name", ["1/i", "exponential", "one spike of 1e8"])
+def test_auto_stays_with_krylov_where_values_decay(name: str):
+    found = top_eigenpairs(with_spectrum(SPECTRA[name])[0], 10, tol=1e-6)
+    assert (found.method, found.status) == ("krylov", "ok")
+
+
+def test_krylov_without_room():
     small = top_eigenpairs(np.diag([3.0, 2.0, 1.0]), 3, method="krylov")
     assert small.method == "dense"
     assert "does not fit" in small.warnings[0]

@@ -72,6 +72,13 @@ class PersistenceDiagrams:
     notes: tuple[str, ...] = ()
     cover_radius: float | None = None
 
+    @classmethod
+    def _of_kernel(cls, fields: dict[str, Any]) -> PersistenceDiagrams:
+        """Diagrams that the kernel has made: checks would take longer than small clouds do."""
+        made = object.__new__(cls)
+        made.__dict__.update(fields)
+        return made
+
     def __post_init__(self) -> None:
         if not self.finite or len(self.finite) != len(self.infinite):
             given = f"{len(self.finite)} and {len(self.infinite)}"

@@ -21,15 +21,10 @@ Method: TypeAlias = Literal["auto", "krylov", "dense"]
 PANEL: Final = 24
 _EPS: Final = float(np.finfo(np.float64).eps)
 _CHUNK: Final = 1 << 22
-# Measured costs in flops of the products with the matrix: of LAPACK's eigh and of the core's, per d^3; of
-# Gram-Schmidt, per d m b; of a product, per flop of it. Below _SMALL the dense method always wins.
-_DENSE_COST: Final = 20.0
-_RITZ_COST: Final = 75.0
-_STEP_COST: Final = 16.0
-_PRODUCT_COST: Final = 1.3
-_SMALL: Final = 384
+# Below this size the dense method is taken: what Krylov could save is less than 4 ms.
+_SMALL: Final = 224
 # Smaller eigenproblems are solved on one thread in the core, without the threads of LAPACK to wait for.
-_LAPACK_SIZE: Final = 768
+_LAPACK_SIZE: Final = 144
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,8 +37,10 @@ class Eigenpairs:
         residuals: ``[k]`` norms of ``C v - theta v``, by a product with the matrix made at the end. Of a
             sketch: an upper bound of that norm for the matrix that was sketched.
         converged: ``[k]`` whether the residual is at most ``tol * values[0]``.
-        bounds: ``[k]`` upper bounds of ``abs(lambda_i - theta_i)`` for some eigenvalue lambda_i:
-            ``residual**2 / gap`` where the trace proves a gap to all other eigenvalues, else the residual.
+        bounds: ``[k]`` some eigenvalue of the matrix lies within ``bounds[i]`` of ``values[i]``:
+            ``residual**2 / gap`` where the trace proves a gap to all other eigenvalues, else the residual;
+            with an allowance for rounding. That no larger eigenvalue was missed is proven only where the
+            rest of the trace leaves no room for one; else it is almost sure, as the start is random.
         captured: Share of the trace that the values hold; 1 for a zero matrix.
         trace: Sum of all eigenvalues, exact.
         status: ``"ok"``, ``"zero"`` (no variance), ``"not converged"``, or ``"sketch"`` (values are at most
@@ -126,8 +123,10 @@ def top_eigenpairs(
 
     ``"krylov"`` is Rayleigh-Ritz on the space of :math:`Q, CQ, C^2Q, \dots` for a random block Q, with full
     reorthogonalisation and thick restarts; it stops when every residual is at most ``tol`` times the largest
-    value. ``"dense"`` is LAPACK's decomposition. ``"auto"`` takes the one that should be faster, and changes
-    from Krylov to dense when the residuals fall too slowly. The pairs do not depend on ``threads``.
+    value. ``"dense"`` is LAPACK's decomposition. ``"auto"`` takes the one that should be faster: it is dense
+    for a small matrix or many pairs, else it starts with Krylov and changes to dense where the trace outside
+    of the first space shows too slow a decay, or the residuals fall too slowly. Its choice depends on the
+    input, not on a clock. The pairs do not depend on ``threads``.
 
     An eigenvalue that occurs more often than the block is wide is noticed, and the search is repeated with a
     wider block. Eigenvalues that differ by less than the residuals may come in either order.
@@ -137,7 +136,8 @@ def top_eigenpairs(
             (:class:`repgeom.NystromSketch`, :class:`repgeom.FrequentDirections`), or with ``implicit`` rows x
             ``[n, d]``. A list of them is a batch and gives a list.
         k: Pairs, from 1 to d.
-        tol: Largest residual, relative to the largest eigenvalue. Below about 1e-13 nothing converges.
+        tol: Largest residual ``|C v - theta v|`` of any pair, relative to the largest eigenvalue (so that of
+            a small theta may be as large as theta). Below about 1e-13 nothing converges.
         method: ``"auto"``, ``"krylov"`` or ``"dense"``. Krylov needs room: where d is less than about 2 k +
             200, the dense method is taken instead and the result says so.
         seed: Of the random start.
@@ -305,7 +305,7 @@ class _Search:
         self.max_products = max_products
         self.products, self.spent = 0, 0.0
         self.warnings: list[str] = []
-        self.dense_flops = _DENSE_COST * float(problem.dense_size) ** 3
+        self.dense_flops = _eigh_flops(problem.dense_size)
 
     def run(self, method: Method, block: int | None) -> Eigenpairs:
         problem = self.problem
@@ -326,25 +326,47 @@ class _Search:
         return self._dense()
 
     def _has_room(self, panels: int) -> bool:
-        return self._most_panels(panels) >= self._kept_panels() + 3 * panels
+        return self._most_panels(panels) >= self._kept_panels(panels) + 3 * panels
 
-    def _kept_panels(self) -> int:
+    def _kept_panels(self, panels: int) -> int:
+        """Panels that a restart keeps: half of the basis, or the pairs and some more."""
+        return max(self._least_panels(), self._most_panels(panels) // 2)
+
+    def _least_panels(self) -> int:
         return _panels(self.k + max(PANEL, self.k // 4))
 
     def _most_panels(self, panels: int) -> int:
-        """Panels of the basis: no more than fit with another block, nor than are worth their memory."""
-        roomy = min(31, self.problem.dim // (5 * PANEL))
-        useful = max(self._kept_panels() + 8 * panels, _panels(5 * self.k), roomy)
-        return min(useful, self.problem.dim // PANEL - panels)
+        """Panels of the basis, which must fit with another block: its eigenproblem should not cost more than
+        the products between restarts."""
+        least, dim = self._least_panels(), self.problem.dim
+        useful = max(2 * least, least + 4 * panels, min(31, dim // (8 * PANEL)))
+        return min(useful, dim // PANEL - panels)
+
+    def _share(self) -> float:
+        """What a space of 2 k columns costs that is looked at once or twice: the least Krylov needs, as a
+        share of the dense method."""
+        size = 2 * self.k + 3 * PANEL
+        flops = self.problem.product_flops() * size + 4.0 * self.problem.dim * size**2
+        return (flops + 1.5 * _eigh_flops(size)) / self.dense_flops
 
     def _dense_wins(self) -> bool:
-        """Whether even a fast decay makes Krylov the slower way: a space of 4 k, decomposed a few times."""
-        size, problem = 4 * self.k + 2 * PANEL, self.problem
-        if problem.dense_size < _SMALL:
-            return True
-        flops = _PRODUCT_COST * problem.product_flops() * size + _STEP_COST / 2 * problem.dim * size**2
-        flops += 2 * _RITZ_COST * size**3
-        return flops > self.dense_flops
+        """Whether not even a first look at the decay pays."""
+        return self.problem.dense_size < _SMALL or self._share() > 1.1
+
+    def _decays_slowly(self, space: _core.KrylovSpace) -> bool:
+        """Whether Krylov should be the slower way, a guess from the trace that needs no eigenproblem.
+
+        The work grows with the decades from the limit of the residuals up to the average eigenvalue outside
+        of the space; a flat spectrum takes a number of steps and looks that hardly depends on k. The numbers
+        are a fit to measured times of decaying, spiked and flat spectra.
+        """
+        problem = self.problem
+        outside = max(0.0, problem.trace - float(np.trace(space.projected)))
+        mean = outside / max(1, problem.dim - space.columns) / space.scale
+        decaying = self._share() * (0.1 + 0.5 * float(np.log10(max(mean / self.tol, 1.0))))
+        size = 6 * PANEL + self.k
+        flat = 24 * self._step_flops(size, PANEL) + 8 * _eigh_flops(size)
+        return max(decaying, mean * flat / self.dense_flops) > 1
 
     def _krylov(self, panels: int, stream: int, may_switch: bool) -> Eigenpairs | Literal["dense", "wider"]:
         space = self._space(panels, stream)
@@ -355,6 +377,8 @@ class _Search:
             last = space.full or exhausted
             if space.columns < self.k + panels * PANEL or not (last or pace.due()):
                 continue
+            if may_switch and not pace.history and self._decays_slowly(space):
+                return "dense"
             ritz = self._ritz(space, panels)
             limit = self.tol * float(ritz.values[0])
             worst = float(ritz.residuals.max())
@@ -364,11 +388,12 @@ class _Search:
                 return self._krylov_result(space, ritz)
             if exhausted:
                 return self._krylov_result(space, ritz)
-            steps = pace.record(worst / limit)
+            price = _eigh_flops(space.columns) / self._step_flops(space.columns, panels * PANEL)
+            steps = pace.record(worst / limit, price)
             if may_switch and self._too_slow(space, panels, steps):
                 return "dense"
             if space.full:
-                kept = self._kept_panels() * PANEL
+                kept = self._kept_panels(panels) * PANEL
                 space.restart(np.ascontiguousarray(ritz.coefficients[:, :kept]), ritz.values[:kept])
 
     def _space(self, panels: int, stream: int) -> _core.KrylovSpace:
@@ -396,8 +421,7 @@ class _Search:
                 _check_symmetric(self.problem)
 
     def _step_flops(self, columns: int, width: int) -> float:
-        flops = _PRODUCT_COST * self.problem.product_flops() + _STEP_COST * self.problem.dim * columns
-        return flops * width
+        return (self.problem.product_flops() + 8.0 * self.problem.dim * columns) * width
 
     def _ritz(self, space: _core.KrylovSpace, panels: int) -> _Ritz:
         if space.columns < _LAPACK_SIZE:
@@ -405,7 +429,7 @@ class _Search:
         else:
             values, coefficients = np.linalg.eigh(space.projected)
             values, coefficients = values[::-1], coefficients[:, ::-1]
-        self.spent += _RITZ_COST * float(len(values)) ** 3
+        self.spent += _eigh_flops(len(values))
         if not values[-1] >= -self.problem.slack * max(values[0], 0.0):
             raise refusal("a must be positive semi-definite", f"an eigenvalue of at most {values[-1]:.6g}")
         last = coefficients[-panels * PANEL :, : self.k]
@@ -422,12 +446,10 @@ class _Search:
         return bool(np.any((spans <= width) & resolved))
 
     def _too_slow(self, space: _core.KrylovSpace, panels: int, steps: float) -> bool:
-        if self.spent < 0.05 * self.dense_flops:
+        """Whether it is hopeless: the pace of the past falls short of what restarts will make of it."""
+        if self.spent < 0.3 * self.dense_flops:
             return False
-        width = panels * PANEL
-        last = min(space.columns + steps * width, float(self._most_panels(panels) * PANEL))
-        ahead = steps * self._step_flops(space.columns, width) + 1.5 * _RITZ_COST * last**3
-        return not ahead + self.spent <= self.dense_flops
+        return not steps * self._step_flops(space.columns, panels * PANEL) <= 2 * self.dense_flops
 
     def _krylov_result(self, space: _core.KrylovSpace, ritz: _Ritz) -> Eigenpairs:
         values = np.ascontiguousarray(ritz.values[: self.k])
@@ -499,8 +521,9 @@ class _Pace:
         self.step += 1
         return self.step >= self.next
 
-    def record(self, excess: float) -> float:
-        """Takes the worst residual over its limit; returns the steps that remain at the present pace."""
+    def record(self, excess: float, price: float) -> float:
+        """Takes the worst residual over its limit, and what a look costs in steps; returns the steps that
+        remain at the present pace."""
         self.history.append((self.step, float(np.log(excess))))
         steps = float("inf")
         for step, before in self.history[-5:-1]:
@@ -508,8 +531,14 @@ class _Pace:
             if gained > 0:
                 steps = self.history[-1][1] / gained
                 break
-        self.next = self.step + max(1, min(int(0.7 * min(steps, 1e6)), 1 + self.step // 3))
+        wait = min(int(0.7 * min(steps, 1e6) + 0.3 * price), int(1 + self.step // 3 + price))
+        self.next = self.step + max(1, wait)
         return steps
+
+
+def _eigh_flops(size: float) -> float:
+    """The time of LAPACK's eigh, measured, in flops of products with the matrix."""
+    return float(9.0 * size**3 + 3000.0 * size**2)
 
 
 def _panels(columns: int) -> int:

@@ -38,23 +38,25 @@ def diagrams_of(
             tuple(_renumbered(simplices, landmarks.indices)[0] for simplices in group)
             for group in (births, deaths, endless)
         )
-    return PersistenceDiagrams(
-        finite=bars,
-        infinite=infinite,
-        birth_simplices=births,
-        death_simplices=deaths,
-        infinite_simplices=endless,
-        cocycles=_cocycles(cocycles, asked.field, landmarks),
-        n=facts["n"],
-        field=asked.field,
-        metric=asked.metric,
-        threshold=threshold,
-        enclosing=enclosing,
-        min_persistence=asked.min_persistence,
-        error_bound=facts["error_bound"] + asymmetry,
-        method=facts["method"],
-        notes=_notes(facts, asked.metric, landmarks),
-        cover_radius=None if landmarks is None else landmarks.cover_radius,
+    return PersistenceDiagrams._of_kernel(
+        {
+            "finite": bars,
+            "infinite": infinite,
+            "birth_simplices": births,
+            "death_simplices": deaths,
+            "infinite_simplices": endless,
+            "cocycles": _cocycles(cocycles, asked.field, landmarks),
+            "n": facts["n"],
+            "field": asked.field,
+            "metric": asked.metric,
+            "threshold": threshold,
+            "enclosing": enclosing,
+            "min_persistence": asked.min_persistence,
+            "error_bound": facts["error_bound"] + asymmetry,
+            "method": facts["method"],
+            "notes": _notes(facts, asked.metric, landmarks),
+            "cover_radius": None if landmarks is None else landmarks.cover_radius,
+        }
     )
 
 

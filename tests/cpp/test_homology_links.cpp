@@ -444,7 +444,7 @@ void check_sparse_graph() {
         }
     const Filtration filtration =
         filtration_of_graph(3 * squares + 1, rows.data(), columns.data(), lengths.data(),
-                            static_cast<index_t>(rows.size()), infinite);
+                            static_cast<index_t>(rows.size()), infinite, Watch());
     CHECK(choose_layout(filtration.n, static_cast<index_t>(rows.size())) == LinkLayout::sparse);
     CHECK(choose_layout(20000, 199990000) == LinkLayout::dense);
     const LinkResult result = reduce(filtration, {3, LinkLayout::automatic, nullptr, 2});
@@ -473,7 +473,7 @@ void check_options() {
         } catch (const std::invalid_argument& error) {
             text = error.what();
         }
-        CHECK(text == "the field must be a prime from 2 to 251, got " + std::to_string(field));
+        CHECK(text == "coefficients must be a prime up to 251, got " + std::to_string(field));
     }
     options.field = 2;
     watch.stop = true;

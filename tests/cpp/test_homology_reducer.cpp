@@ -278,7 +278,7 @@ void links_and_surfaces_agree() {
             SurfaceOptions surfaces;
             surfaces.field = p;
             surfaces.kernels = available_kernels().back();
-            const Bars voids = reduce_surfaces(filtration, low.candidates, surfaces, team, watch);
+            const Bars voids = reduce_surfaces(filtration, low.candidates, surfaces, watch);
             ReducerOptions options;
             options.field = p;
             options.max_dim = 2;
@@ -327,7 +327,7 @@ void bad_options_are_refused() {
     ReducerOptions options;
     for (const int field : {-3, 0, 1, 4, 253, 257}) {
         options.field = field;
-        is_refused(filtration, options, "field must be a prime up to 251");
+        is_refused(filtration, options, "coefficients must be a prime up to 251");
     }
     options.field = 2;
     for (const int dim : {0, 3}) {

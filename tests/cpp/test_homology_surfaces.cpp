@@ -376,7 +376,7 @@ void check_stop() {
         options.bitsets_after = after;
         ThreadTeam team(1);
         Watch watch;
-        CHECK(reduce_surfaces(filtration, {}, options, team, watch).births.empty());
+        CHECK(reduce_surfaces(filtration, {}, options, watch).births.empty());
         reduce_surfaces(filtration, candidates, options, watch);
         CHECK(watch.share == 1.0);
         watch.stop = true;
