@@ -14,7 +14,7 @@ import numpy as np
 from repgeom import _core
 from repgeom.arrays import Array, Float64Array, is_torch, kernel_input
 from repgeom.checks import as_float64, check_integer, refusal
-from repgeom.threads import thread_count
+from repgeom.threads import blas_threads, thread_count
 
 Method: TypeAlias = Literal["auto", "krylov", "dense"]
 
@@ -167,9 +167,9 @@ def top_eigenpairs(
     problem = _scaled(_implicit_problem(a, ddof) if implicit else _dense_problem(a))
     if k > problem.dim:
         raise refusal(f"k must be at most d = {problem.dim}", k)
-    return _Search(
-        problem, k, tol=tol, seed=seed, threads=thread_count(threads), max_products=max_products
-    ).run(method, block)
+    search = _Search(problem, k, tol=tol, seed=seed, threads=thread_count(threads), max_products=max_products)
+    with blas_threads(1):
+        return search.run(method, block)
 
 
 def _check_options(
@@ -458,6 +458,10 @@ class _Search:
         return self._result(values, vectors, residuals, "krylov", None)
 
     def _dense(self) -> Eigenpairs:
+        with blas_threads(self.threads):
+            return self._dense_pairs()
+
+    def _dense_pairs(self) -> Eigenpairs:
         problem = self.problem
         if problem.mean is None:
             _check_symmetric(problem)
