@@ -62,12 +62,12 @@ def sphere(n: int, seed: int = 0) -> Float32Array:
     return np.asarray(points / np.linalg.norm(points, axis=1, keepdims=True), dtype=np.float32)
 
 
-def distances_of(points: Float32Array) -> Float32Array:
+def distances_of(points: npt.NDArray[np.floating]) -> Float32Array:
     wide = points.astype(np.float64)
-    squares = np.sum((wide[:, None, :] - wide[None, :, :]) ** 2, axis=-1) if len(wide) <= 1000 else None
-    if squares is None:
-        squares = np.stack([np.sum((wide - row) ** 2, axis=1) for row in wide])
-    return np.sqrt(squares).astype(np.float32)
+    distances = np.empty((len(wide), len(wide)), dtype=np.float32)
+    for i, row in enumerate(wide):
+        distances[i] = np.sqrt(np.sum((wide - row) ** 2, axis=1))
+    return distances
 
 
 def of_points(name: str, points: Float32Array, max_dim: int) -> Case:
