@@ -8,6 +8,7 @@ import os
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+import signal
 from typing import Any
 
 import pytest
@@ -18,6 +19,9 @@ from hypothesis import settings
 from repgeom import demo
 
 torch.set_num_threads(1)
+# What a shell starts in the background ignores Ctrl-C, which tests press.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("repgeom", deadline=None, derandomize=True)
 settings.load_profile("repgeom")
 
