@@ -338,7 +338,7 @@ void bad_options_are_refused() {
     is_refused(filtration, options, "triangles that destroy loops");
     options.min_dim = 1;
     options.max_dim = 30;
-    is_refused(filtration, options, "must be at most 128");
+    is_refused(filtration, options, "the name of a simplex has 128 bits");
 }
 
 void stops_when_told_to() {
